@@ -1,0 +1,51 @@
+"""Every error this package raises on purpose.
+
+::
+
+    BertCNNError
+    ├── SettingsError   a setting that is unknown, of the wrong type, or out of range
+    ├── DataError       a data file, a column, a row or a label that cannot be used
+    ├── EncoderError    an encoder or word-vector file that cannot be found or used
+    ├── ModelError      a model folder that is missing, broken, foreign or too new
+    └── TrainingError   a training run that cannot start, go on, or be saved
+
+The command line prints one of these in a line and exits 2. Anything else is a fault of ours
+and keeps its traceback. A message says what was got, what was expected, and what to do.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class BertCNNError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+
+class SettingsError(BertCNNError):
+    """A setting is unknown, of the wrong type, or out of range."""
+
+
+class DataError(BertCNNError):
+    """A data file, column, row or label cannot be used."""
+
+
+class EncoderError(BertCNNError):
+    """An encoder or a word-vector file cannot be found or used."""
+
+
+class ModelError(BertCNNError):
+    """A model folder is missing, broken, foreign or of a newer format."""
+
+
+class TrainingError(BertCNNError):
+    """A training run cannot start, go on, or be saved."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the known name nearest to ``name``, or ``""``.
+
+    >>> nearest("dept", ["depth", "encoder"])
+    " Did you mean 'depth'?"
+    """
+    found = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {found[0]!r}?" if found else ""

@@ -1,0 +1,1 @@
+"""Use a trained model. Nothing here imports what trains."""

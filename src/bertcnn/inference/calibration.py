@@ -1,0 +1,63 @@
+"""Probabilities that mean what they say: a temperature and thresholds, fitted on the dev split."""
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_softmax
+from sklearn.metrics import precision_recall_curve
+
+from bertcnn.inference.metrics import Floats, Truth
+
+FEWEST_POSITIVES = 5
+"""A label with fewer on dev gets the threshold that is best for all labels together."""
+
+
+def fit_temperature(logits: Floats, truth: Truth) -> float:
+    """Return the T for which ``logits / T`` have the least log loss, between 1/20 and 20.
+
+    Args:
+        logits: Float ``(N, K)``.
+        truth: Class ids ``(N,)``, or 0 and 1 ``(N, K)``.
+
+    Source:
+        Guo et al. (2017), "On Calibration of Modern Neural Networks", sec. 4.2.
+    """
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits.astype(np.float64) / np.exp(log_temperature)
+        if truth.ndim == 2:
+            return float(np.logaddexp(0, np.where(truth > 0.5, -scaled, scaled)).mean())
+        return float(-log_softmax(scaled, axis=1)[np.arange(len(truth)), truth.astype(np.int64)].mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x))
+
+
+def fit_thresholds(probabilities: Floats, truth: Truth) -> list[float]:
+    """Return for each label the probability from which to say it, so that F1 is greatest.
+
+    Args:
+        probabilities: Float ``(N, K)``.
+        truth: 0 and 1, ``(N, K)``.
+    """
+    shared = _best_threshold(probabilities.ravel(), truth.ravel())
+    enough = truth.sum(axis=0) >= FEWEST_POSITIVES
+    return [
+        _best_threshold(probabilities[:, k], truth[:, k]) if enough[k] else shared for k in range(truth.shape[1])
+    ]
+
+
+def probabilities_of(logits: Floats, *, many: bool) -> npt.NDArray[np.float64]:
+    """Return softmax, or for many labels a text sigmoid, of logits ``(N, K)``."""
+    wide = logits.astype(np.float64)
+    return np.asarray(expit(wide) if many else np.exp(log_softmax(wide, axis=1)))
+
+
+def _best_threshold(scores: Floats, truth: Truth) -> float:
+    if not truth.any():
+        return 0.5
+    precision, recall, cuts = precision_recall_curve(truth, scores)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    best = int(f1[:-1].argmax())
+    # Half-way to the next lower score, so that dev's own texts do not sit on the edge.
+    below = cuts[best - 1] if best else 0.0
+    return float((cuts[best] + below) / 2)

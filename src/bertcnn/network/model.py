@@ -1,0 +1,470 @@
+"""The model: an encoder, a convolution over its states, a linear layer.
+
+    input_ids (N, L) -> states (B, T, S) -> features (B, W * F) -> logits (B, K)
+
+``BertCNN`` is a Hugging Face model. Its ``head`` alone takes ready states, so that training on
+cached states and fine-tuning are the same network.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from bertcnn.errors import EncoderError, ModelError, SettingsError
+from bertcnn.network.cnn import TextCNN
+from bertcnn.network.encoder import build_encoder, encode, load_encoder, longest_window, states_count, states_width
+from bertcnn.network.loss import classification_loss
+from bertcnn.text.tokens import Batch, Windowing, segments
+
+FORMAT_VERSION = 1
+WEIGHTS = "model.safetensors"
+SINGLE, MULTI = "single_label_classification", "multi_label_classification"
+
+
+class BertCNNConfig(PreTrainedConfig):
+    """All that shapes a :class:`BertCNN`.
+
+    Attributes:
+        text_config: The encoder's own configuration, already cut to its depth.
+        states: What the convolution reads: ``last``, ``mix`` or ``concat-N``.
+        num_filters: Filters of each window width.
+        kernel_sizes: Window widths, in pieces.
+        head_dropout: Share of features dropped in training.
+        freeze_encoder: The encoder is not trained, and stays in evaluation mode.
+        window_length: Most pieces the encoder reads at once (``max_length`` of the settings; that
+            name is taken by text generation in a Hugging Face configuration).
+        window_overlap: Pieces that neighbouring windows share.
+        num_prefix, num_suffix: Special pieces around each window.
+        class_weights: Factors of the loss, by label.
+        focal_gamma, label_smoothing: See :func:`~bertcnn.network.loss.classification_loss`.
+        thresholds: Probability from which a label holds, by label; many labels a text only.
+        format_version: Of the model folder.
+        weights_sha256: Of ``model.safetensors``; written when saved.
+    """
+
+    model_type = "bertcnn"
+    sub_configs = {"text_config": AutoConfig}
+
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    states: str = "last"
+    num_filters: int = 100
+    kernel_sizes: list[int] | tuple[int, ...] = (3, 4, 5)
+    head_dropout: float | int = 0.5
+    freeze_encoder: bool = False
+    window_length: int = 512
+    window_overlap: int = 64
+    num_prefix: int = 1
+    num_suffix: int = 1
+    class_weights: list[float] | None = None
+    focal_gamma: float | int = 0.0
+    label_smoothing: float | int = 0.0
+    thresholds: list[float] | None = None
+    initializer_range: float = 0.02
+    format_version: int = FORMAT_VERSION
+    weights_sha256: str | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if not isinstance(self.text_config, PreTrainedConfig):
+            values = dict(self.text_config or {})
+            kind = values.pop("model_type", "bert")
+            self.text_config = CONFIG_MAPPING[kind](**values)
+        self.kernel_sizes = list(self.kernel_sizes)
+        super().__post_init__(**kwargs)
+
+    @property
+    def encoder(self) -> PreTrainedConfig:
+        """The encoder's configuration."""
+        return cast(PreTrainedConfig, self.text_config)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the encoder's states."""
+        return int(self.encoder.hidden_size)
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Layers of the cut encoder."""
+        return int(self.encoder.num_hidden_layers)
+
+    @property
+    def vocab_size(self) -> int:
+        """Pieces the encoder knows."""
+        return int(self.encoder.vocab_size)
+
+    @property
+    def windowing(self) -> Windowing:
+        """How long rows are cut for the encoder."""
+        return Windowing(self.window_length, self.window_overlap, self.num_prefix, self.num_suffix)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """True where a text can have many labels, or none."""
+        return bool(self.problem_type == MULTI)
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the labels, in the order of the logits."""
+        return [self.id2label[i] for i in range(self.num_labels)]
+
+
+class ScalarMix(nn.Module):
+    """A learned weighted mean of layers, times a learned factor.
+
+    Source:
+        Peters et al. (2018), "Deep contextualized word representations", eq. 1.
+    """
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(layers))
+        self.factor = nn.Parameter(torch.ones(()))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Mix ``(B, T, R * D)`` to ``(B, T, D)``, R the layers side by side."""
+        layers = states.unflatten(-1, (len(self.weights), -1))
+        return self.factor * torch.einsum("btrd,r->btd", layers, self.weights.softmax(dim=0))
+
+
+class Head(nn.Module):
+    """States to logits: an optional mix of layers, the convolution, dropout, a linear layer."""
+
+    def __init__(self, config: BertCNNConfig) -> None:
+        super().__init__()
+        self.options = {
+            "class_weights": config.class_weights,
+            "focal_gamma": config.focal_gamma,
+            "label_smoothing": config.label_smoothing,
+        }
+        width = states_width(config.encoder, config.states)
+        self.mix: nn.Module = nn.Identity()
+        if config.states == "mix":
+            self.mix = ScalarMix(states_count(config.encoder, "mix"))
+            width = config.hidden_size
+        self.cnn = TextCNN(width, config.num_filters, config.kernel_sizes)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.classifier = nn.Linear(self.cnn.num_features, config.num_labels)
+
+    def features(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what :class:`TextCNN` finds in states ``(B, T, S)``: features, positions."""
+        return cast(tuple[Tensor, Tensor], self.cnn(self.mix(states), mask))
+
+    def forward(
+        self, states: Tensor, mask: Tensor, labels: Tensor | None = None
+    ) -> SequenceClassifierOutput:
+        """Return logits ``(B, K)`` of states ``(B, T, S)``, and with labels the loss."""
+        features, _ = self.features(states, mask)
+        logits = self.classifier(self.dropout(features))
+        loss = None if labels is None else classification_loss(logits.float(), labels, **self.options)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    @torch.no_grad()
+    def divide_logits(self, temperature: float) -> None:
+        """Calibrate for good: the last layer is linear, so a temperature is a factor of its weights."""
+        self.classifier.weight /= temperature
+        self.classifier.bias /= temperature
+
+
+class BertCNN(PreTrainedModel):
+    """A convolution on top of BERT, as a Hugging Face model.
+
+    Make one of a pre-trained encoder by :meth:`from_encoder`, load a saved one by
+    ``from_pretrained``. The vocabulary is the encoder's: ``resize_token_embeddings`` resizes its
+    table; there is no output layer over the vocabulary, so nothing is tied.
+    """
+
+    config_class = BertCNNConfig
+    config: BertCNNConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: BertCNNConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.encoder = build_encoder(config.encoder)
+        self.head = Head(config)
+        if config.freeze_encoder:
+            self.encoder.requires_grad_(False)
+        self.post_init()
+
+    @classmethod
+    def from_encoder(
+        cls,
+        encoder: str | PreTrainedModel = "minilm",
+        *,
+        num_labels: int = 2,
+        labels: Sequence[str] | None = None,
+        multi_label: bool = False,
+        depth: int | Literal["half", "all"] = "half",
+        states: str = "last",
+        num_filters: int = 100,
+        kernel_sizes: Sequence[int] = (3, 4, 5),
+        dropout: float = 0.5,
+        freeze_encoder: bool = False,
+        max_length: int = 512,
+        overlap: int = 64,
+        special_pieces: tuple[int, int] = (1, 1),
+        class_weights: Sequence[float] | None = None,
+        focal_gamma: float = 0.0,
+        label_smoothing: float = 0.0,
+    ) -> Self:
+        """Put a new head on a pre-trained encoder.
+
+        Args:
+            encoder: ``minilm``, a folder, a hub name, or a loaded encoder (taken as it is).
+            num_labels: Labels to tell apart, where ``labels`` does not name them.
+            labels: Their names.
+            multi_label: A text can have many labels, or none.
+            depth: Layers to keep, from below; ``half`` or ``all``.
+            states: ``last``, ``mix`` (learned) or ``concat-N`` of the kept layers.
+            num_filters: Filters of each window width.
+            kernel_sizes: Window widths, in pieces.
+            dropout: Share of features dropped in training.
+            freeze_encoder: Train the head alone.
+            max_length: Pieces the encoder reads at once; longer texts are read in windows.
+                Bounded by what the encoder can.
+            overlap: Pieces that neighbouring windows share.
+            special_pieces: How many the tokenizer puts before and after a text.
+            class_weights: Factors of the loss, by label.
+            focal_gamma: Exponent of the focal loss; 0 is none.
+            label_smoothing: Share of the target spread over all labels.
+
+        Raises:
+            EncoderError: There is no such encoder.
+            SettingsError: A setting does not fit.
+        """
+        trunk = encoder if isinstance(encoder, PreTrainedModel) else load_encoder(encoder, depth)
+        names = list(labels) if labels is not None else [f"LABEL_{i}" for i in range(num_labels)]
+        length = min(max_length, longest_window(trunk))
+        room = length - sum(special_pieces)
+        if not 0 <= overlap <= room // 2:
+            raise SettingsError(
+                f"overlap is {overlap}, expected 0 to {max(room // 2, 0)}: half of what a window of "
+                f"{length} pieces holds."
+            )
+        if max(kernel_sizes) > room - overlap:
+            raise SettingsError(
+                f"kernel_sizes has {max(kernel_sizes)}, expected at most {room - overlap}: what a window adds."
+            )
+        config = BertCNNConfig(
+            text_config=trunk.config,
+            states=states,
+            num_filters=num_filters,
+            kernel_sizes=list(kernel_sizes),
+            head_dropout=dropout,
+            freeze_encoder=freeze_encoder,
+            window_length=length,
+            window_overlap=overlap,
+            num_prefix=special_pieces[0],
+            num_suffix=special_pieces[1],
+            class_weights=None if class_weights is None else list(class_weights),
+            focal_gamma=focal_gamma,
+            label_smoothing=label_smoothing,
+            id2label=dict(enumerate(names)),
+            label2id={name: i for i, name in enumerate(names)},
+            problem_type=MULTI if multi_label else SINGLE,
+        )
+        with torch.device("meta"):
+            model = cls(config)
+        model.encoder = trunk
+        model.head.to_empty(device="cpu")
+        for module in model.head.modules():
+            model._init_weights(module)
+        if freeze_encoder:
+            trunk.requires_grad_(False)
+        return model.eval()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, TextCNN):
+            module.reset_parameters(self.config.initializer_range)
+        elif isinstance(module, ScalarMix):
+            nn.init.zeros_(module.weights)
+            nn.init.ones_(module.factor)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            nn.init.zeros_(module.bias)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the encoder's table of pieces."""
+        return cast(nn.Module, self.encoder.get_input_embeddings())
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put another table of pieces into the encoder."""
+        self.encoder.set_input_embeddings(value)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.config.freeze_encoder:
+            self.encoder.eval()
+        return self
+
+    def stitched_states(
+        self, input_ids: Tensor | None, attention_mask: Tensor, source: Tensor | None, **inputs: Any
+    ) -> tuple[Tensor, Any]:
+        """Encode windows ``(N, L)`` and lay their states out as rows ``(B, T, S)``."""
+        states, output = encode(
+            self.encoder, self.config.states, input_ids=input_ids, attention_mask=attention_mask, **inputs
+        )
+        if source is not None:
+            states = states.flatten(0, 1)[source]
+        return states, output
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        source: Tensor | None = None,
+        source_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **inputs: Any,
+    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
+        """Classify.
+
+        Args:
+            input_ids: Pieces, int64 ``(B, T)``; or, with ``source``, windows ``(N, L)``. Rows
+                longer than the encoder reads at once are cut into windows here.
+            attention_mask: 1 at pieces and 0 at padding, of the same shape.
+            source: Where the state of each stitched piece stands in the flattened windows, int64
+                ``(B, T)`` (:class:`bertcnn.text.tokens.Batch`).
+            source_mask: True at stitched pieces, bool ``(B, T)``.
+            inputs_embeds: Instead of ``input_ids``, float ``(B, T, D)``.
+            labels: int64 ``(B,)``, or for many labels a text 0 and 1, ``(B, K)``.
+            return_dict: False: a tuple.
+            inputs: What else the encoder takes (``token_type_ids``, ``output_hidden_states``, ...).
+
+        Returns:
+            Logits ``(B, K)``, with labels the loss, and what of the encoder was asked for.
+        """
+        given = input_ids if input_ids is not None else inputs_embeds
+        if given is None:
+            raise ValueError("Give input_ids or inputs_embeds.")
+        if attention_mask is None:
+            attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
+        if source is None and input_ids is not None and input_ids.shape[1] > self.config.window_length:
+            input_ids, attention_mask, source, source_mask = self._cut(input_ids, attention_mask)
+            inputs.pop("token_type_ids", None)
+        extra = {} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+        states, output = self.stitched_states(input_ids, attention_mask, source, **extra, **inputs)
+        mask = attention_mask if source_mask is None else source_mask
+        result = self.head(states, mask, labels)
+        result.hidden_states = output.get("hidden_states") if inputs.get("output_hidden_states") else None
+        result.attentions = output.get("attentions")
+        wants_tuple = return_dict is False or (return_dict is None and not self.config.return_dict)
+        return cast(tuple[Tensor, ...], result.to_tuple()) if wants_tuple else cast(SequenceClassifierOutput, result)
+
+    def _cut(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """Cut rows of pieces into windows, as :func:`bertcnn.text.tokens.make_batch` does."""
+        from bertcnn.text.tokens import Pieces, make_batch
+
+        kept = attention_mask.bool().cpu()
+        rows = [row[keep].numpy() for row, keep in zip(input_ids.cpu(), kept, strict=True)]
+        starts = torch.tensor([0, *(len(row) for row in rows)]).cumsum(0).numpy()
+        pieces = Pieces(torch.cat([torch.from_numpy(row) for row in rows]).numpy(), starts)
+        parts = [
+            part
+            for i, row in enumerate(rows)
+            for part in segments(i, len(row), self.config.windowing, reach=0)
+        ]
+        batch = make_batch(pieces, parts, pad_id=self.config.encoder.pad_token_id or 0)
+        return tuple(tensor.to(input_ids.device) for tensor in batch_tensors(batch))
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Save as Hugging Face does, and note the hash of the weights in ``config.json``."""
+        self.config.weights_sha256 = None
+        super().save_pretrained(save_directory, **kwargs)
+        weights = Path(save_directory) / WEIGHTS
+        if weights.is_file():
+            self.config.weights_sha256 = _sha256(weights)
+            self.config.save_pretrained(save_directory)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Load a saved model, by folder or hub name.
+
+        Raises:
+            ModelError: The folder is missing, broken, of another type, or of a newer format.
+        """
+        if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
+            check_folder(pretrained_model_name_or_path)
+        return cast(Self, super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs))
+
+
+def batch_tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return ``input_ids, attention_mask, source, source_mask`` as tensors."""
+    return (
+        torch.from_numpy(batch.input_ids),
+        torch.from_numpy(batch.attention_mask),
+        torch.from_numpy(batch.source),
+        torch.from_numpy(batch.source_mask),
+    )
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuse a model folder that cannot be loaded as it was saved. A hub name passes.
+
+    Raises:
+        ModelError: It is missing, broken, of another type, or of a newer format.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        if folder.exists() or len(folder.parts) != 2 or folder.is_absolute():
+            raise ModelError(f"No model folder {str(folder)!r}. Expected what 'bertcnn train --output' wrote.")
+        return
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        kind, version = config.get("model_type"), config.get("format_version", 1)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{folder} holds no readable config.json ({error}). Expected a bertcnn model.") from error
+    if kind != BertCNNConfig.model_type:
+        raise ModelError(
+            f"{folder} holds a model of type {kind!r}, expected 'bertcnn'. "
+            "To put a new head on an encoder, use BertCNN.from_encoder or 'bertcnn train --encoder'."
+        )
+    if version > FORMAT_VERSION:
+        raise ModelError(
+            f"{folder} is of format {version}, this bertcnn reads up to {FORMAT_VERSION}. Upgrade bertcnn."
+        )
+    weights = folder / WEIGHTS
+    wanted = config.get("weights_sha256")
+    if wanted and not weights.is_file():
+        raise ModelError(f"{weights} is missing. Copy the whole folder again, or train again.")
+    if wanted and (found := _sha256(weights)) != wanted:
+        raise ModelError(
+            f"{weights} has sha256 {found[:16]}..., expected {wanted[:16]}...: it is truncated or was changed. "
+            "Copy it again, or train again."
+        )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+AutoConfig.register(BertCNNConfig.model_type, BertCNNConfig)
+AutoModel.register(BertCNNConfig, BertCNN)
+AutoModelForSequenceClassification.register(BertCNNConfig, BertCNN)
+
+__all__ = ["BertCNN", "BertCNNConfig", "EncoderError", "Head", "ScalarMix", "batch_tensors", "check_folder"]

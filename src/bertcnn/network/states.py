@@ -1,0 +1,244 @@
+"""States of many texts: streamed in batches, or kept on disk.
+
+A frozen encoder gives the same states every epoch, so they are computed once. The cache is named
+by its content (weights, tokenizer, windows, texts): whatever changes makes another entry.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bertcnn.errors import TrainingError
+from bertcnn.network.encoder import states_width
+from bertcnn.network.model import BertCNN, batch_tensors
+from bertcnn.text.tokens import Batch, Pieces, PieceTokenizer, make_batch, plan_batches
+
+CACHE_BYTES = 20_000_000_000
+"""What all entries of a cache folder may take together; the longest unused go first."""
+
+MAX_TOKENS = {"cpu": 1024, "cuda": 65_536}
+"""Padded pieces of a batch. On a CPU a batch that leaves the cache costs more than it saves."""
+
+_LARGEST_HALF = float(np.finfo(np.float16).max)
+
+
+def stream_states(
+    model: BertCNN, pieces: Pieces, *, pad_id: int, reach: int, max_tokens: int | None = None
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Encode texts in batches of like length, each within the budget, without gradients.
+
+    Args:
+        model: Its encoder is run, on the device it is on, in evaluation mode.
+        pieces: The texts.
+        pad_id: Piece to fill up with.
+        reach: Pieces that the segments of a long text share: widest kernel - 1.
+        max_tokens: Padded pieces at once. None: what suits the device.
+
+    Yields:
+        A batch and its stitched states, float ``(B, T, S)``, on the model's device.
+    """
+    budget = max_tokens or MAX_TOKENS.get(model.device.type, MAX_TOKENS["cuda"])
+    windowing = model.config.windowing
+    model.eval()
+    for parts in plan_batches(pieces.lengths, windowing, max_tokens=budget, reach=reach):
+        batch = make_batch(pieces, parts, pad_id=pad_id)
+        ids, mask, source, _ = (tensor.to(model.device, non_blocking=True) for tensor in batch_tensors(batch))
+        rows = max(1, budget // ids.shape[1])
+        with torch.inference_mode():
+            # A segment of a long text can be more windows than are good to encode at once.
+            windows = [
+                model.stitched_states(ids[i : i + rows], mask[i : i + rows], None)[0]
+                for i in range(0, len(ids), rows)
+            ]
+            states = torch.cat(windows)
+            yield batch, states if batch.is_plain else states.flatten(0, 1)[source]
+
+
+@dataclass(frozen=True)
+class States:
+    """States of N texts on disk, end to end.
+
+    Attributes:
+        values: float16 ``(pieces, S)``, memory-mapped.
+        starts: Text ``i`` is ``values[starts[i]:starts[i + 1]]``, int64 ``(N + 1,)``.
+    """
+
+    values: npt.NDArray[np.float16]
+    starts: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, text: int) -> npt.NDArray[np.float16]:
+        return self.values[self.starts[text] : self.starts[text + 1]]
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Open what :func:`write_states` wrote."""
+        return cls(np.load(folder / "states.npy", mmap_mode="r"), np.load(folder / "starts.npy"))
+
+
+def write_states(
+    folder: Path,
+    model: BertCNN,
+    tokenizer: PieceTokenizer,
+    pieces: Pieces,
+    *,
+    progress: Callable[[int], Any] | None = None,
+) -> None:
+    """Encode texts into a new folder, which appears when it is whole.
+
+    Args:
+        folder: Where to; must not exist.
+        model: Its encoder is run.
+        tokenizer: What cut the texts.
+        pieces: The texts.
+        progress: Called with the number of pieces done, now and then.
+
+    Raises:
+        TrainingError: The disk is full.
+    """
+    width = states_width(model.config.encoder, model.config.states)
+    total = int(pieces.starts[-1])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".draft-"))
+    try:
+        np.save(draft / "starts.npy", pieces.starts)
+        values = np.lib.format.open_memmap(draft / "states.npy", "w+", np.float16, (total, width))  # type: ignore[no-untyped-call]
+        # Without its blocks, a map on a full disk would kill the process at some later write.
+        with (draft / "states.npy").open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, (draft / "states.npy").stat().st_size))
+        for batch, states in stream_states(model, pieces, pad_id=tokenizer.pad_id, reach=0):
+            halves = states.clamp(-_LARGEST_HALF, _LARGEST_HALF).half().cpu().numpy()
+            for row, (text, start) in enumerate(zip(batch.texts, batch.starts, strict=True)):
+                count = int(batch.source_mask[row].sum())
+                at = pieces.starts[text] + start
+                values[at : at + count] = halves[row, :count]
+            if progress is not None:
+                progress(int(batch.source_mask.sum()))
+        values.flush()
+        del values
+        draft.rename(folder)
+    except OSError as error:
+        raise TrainingError(
+            f"Cannot keep {total * width * 2 / 1e6:,.0f} MB of encoder states in {folder.parent}: {error}. "
+            "Free some space, or name another folder by the setting 'cache' or BERTCNN_CACHE."
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def cached_states(
+    model: BertCNN,
+    tokenizer: PieceTokenizer,
+    pieces: Pieces,
+    cache: Path,
+    *,
+    progress: Callable[[int], Any] | None = None,
+) -> States:
+    """Return the states of texts from the cache, encoding them if they are not there.
+
+    Args:
+        model: Its encoder, in the state it is in.
+        tokenizer: What cut the texts.
+        pieces: The texts.
+        cache: Folder of the cache.
+        progress: As for :func:`write_states`.
+    """
+    digest = hashlib.sha256()
+    for name, weights in model.encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weights.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    config = model.config
+    digest.update(repr((config.states, config.windowing, str(config.encoder.model_type), model.dtype)).encode())
+    digest.update(pieces.ids.tobytes() + pieces.starts.tobytes())
+    folder = cache / digest.hexdigest()[:32]
+    if not (folder / "states.npy").is_file():
+        write_states(folder, model, tokenizer, pieces, progress=progress)
+        _drop_oldest(cache, keep=folder)
+    os.utime(folder)
+    return States.load(folder)
+
+
+def _drop_oldest(cache: Path, *, keep: Path) -> None:
+    entries = sorted(cache.glob("[0-9a-f]" * 32), key=lambda entry: entry.stat().st_mtime)
+    sizes = {entry: sum(file.stat().st_size for file in entry.iterdir()) for entry in entries}
+    total = sum(sizes.values())
+    for entry in entries:
+        if total <= CACHE_BYTES or entry == keep:
+            continue
+        shutil.rmtree(entry, ignore_errors=True)
+        total -= sizes[entry]
+
+
+def cache_folder(setting: str) -> Path:
+    """Return the folder of the cache: the setting, else ``BERTCNN_CACHE``, else the user's cache."""
+    named = setting or os.environ.get("BERTCNN_CACHE", "")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "bertcnn" / "states"
+
+
+def embed(
+    texts: Sequence[str],
+    *,
+    encoder: str = "minilm",
+    depth: int | str = "all",
+    states: str = "last",
+    max_length: int = 512,
+    overlap: int = 64,
+) -> tuple[Tensor, Tensor]:
+    """Return one vector for each word piece of each text, as BERT sees it in its sentence.
+
+    Args:
+        texts: Of any length; beyond ``max_length`` pieces they are encoded in windows.
+        encoder: ``minilm``, a folder, or a hub name.
+        depth: Layers to run, from below.
+        states: Which of them to return: ``last``, ``mix`` (all, side by side) or ``concat-N``.
+        max_length: Pieces encoded at once.
+        overlap: Pieces that neighbouring windows share.
+
+    Returns:
+        States, float32 ``(B, T, D)``, 0 behind the end of a text, and a mask, bool ``(B, T)``,
+        special pieces included.
+
+    Raises:
+        EncoderError: There is no such encoder.
+
+    >>> states, mask = embed(["Not bad at all.", "Good."])
+    >>> tuple(states.shape), mask.sum(dim=1).tolist()
+    ((2, 7, 384), [7, 4])
+    """
+    from bertcnn.network.encoder import load_tokenizer
+
+    tokenizer = load_tokenizer(encoder)
+    model = BertCNN.from_encoder(
+        encoder,
+        depth=depth,  # type: ignore[arg-type]
+        states=states,
+        max_length=max_length,
+        overlap=overlap,
+        special_pieces=(len(tokenizer.prefix), len(tokenizer.suffix)),
+    )
+    return embed_with(model, tokenizer, texts)
+
+
+def embed_with(model: BertCNN, tokenizer: PieceTokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Return what :func:`embed` does, by the encoder of a model."""
+    pieces = tokenizer(list(texts))
+    longest = int(pieces.lengths.max(initial=0))
+    values = torch.zeros(len(texts), longest, states_width(model.config.encoder, model.config.states))
+    for batch, states in stream_states(model, pieces, pad_id=tokenizer.pad_id, reach=0):
+        for row, (text, start) in enumerate(zip(batch.texts, batch.starts, strict=True)):
+            count = int(batch.source_mask[row].sum())
+            values[text, start : start + count] = states[row, :count].float().cpu()
+    mask = torch.arange(longest)[None] < torch.from_numpy(pieces.lengths)[:, None]
+    return values, mask

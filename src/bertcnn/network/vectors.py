@@ -1,0 +1,168 @@
+"""Static word vectors behind an encoder's face: the twin of BERT that sees no context.
+
+The same :class:`~bertcnn.network.cnn.TextCNN` runs over it (Kim 2014), so that a comparison with
+BERT changes one thing. Random vectors, or read from a file.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from bertcnn.errors import EncoderError
+from bertcnn.text.tokens import PieceTokenizer
+
+PAD, UNKNOWN = "[PAD]", "[UNK]"
+RANDOM_RANGE = 0.25
+"""Words without a vector are drawn from ±0.25, as in Kim (2014), sec. 3.1."""
+
+
+class WordVectorsConfig(PreTrainedConfig):
+    """Sizes of a table of word vectors."""
+
+    model_type = "bertcnn-word-vectors"
+    vocab_size: int = 2
+    hidden_size: int = 300
+    num_hidden_layers: int = 0
+    pad_token_id: int | None = 0
+
+
+class WordVectors(PreTrainedModel):
+    """A table of word vectors that answers as a Hugging Face encoder does."""
+
+    config_class = WordVectorsConfig
+    base_model_prefix = "words"
+
+    def __init__(self, config: WordVectorsConfig) -> None:
+        super().__init__(config)
+        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=0)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Embedding):
+            nn.init.uniform_(module.weight, -RANDOM_RANGE, RANDOM_RANGE)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the table."""
+        return self.embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put another table in its place."""
+        self.embeddings = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **_: Any,
+    ) -> BaseModelOutput:
+        """Look up vectors: int64 ``(B, T)`` to float ``(B, T, D)``."""
+        states = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        return BaseModelOutput(last_hidden_state=states, hidden_states=(states,))
+
+
+AutoConfig.register(WordVectorsConfig.model_type, WordVectorsConfig)
+AutoModel.register(WordVectorsConfig, WordVectors)
+
+
+def build_vectors(
+    texts: list[str], *, file: str | Path | None = None, size: int = 300, seed: int = 0, max_words: int = 100_000
+) -> tuple[WordVectors, PieceTokenizer]:
+    """Make a table for the words of the training texts and, where given, of a vector file.
+
+    Args:
+        texts: Training texts; each of their words gets a row.
+        file: Vectors to start from (see :func:`read_vectors`). None: all random.
+        size: Width of random vectors.
+        seed: Of the words that the file does not have.
+        max_words: Most words taken from the file beyond those of the texts, in its order.
+
+    Raises:
+        EncoderError: The file cannot be read.
+    """
+    cutter = Tokenizer(models.WordLevel({PAD: 0, UNKNOWN: 1}, unk_token=UNKNOWN))
+    cutter.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    # Words with their inner apostrophes, else single signs.
+    words = Regex(r"\w+(?:['’]\w+)*|[^\w\s]")
+    cutter.pre_tokenizer = pre_tokenizers.Split(words, behavior="removed", invert=True)
+    vocabulary: dict[str, int] = {PAD: 0, UNKNOWN: 1}
+    for text in texts:
+        clean = text.encode("utf-8", "replace").decode("utf-8")
+        for word, _ in cutter.pre_tokenizer.pre_tokenize_str(cutter.normalizer.normalize_str(clean)):
+            vocabulary.setdefault(word, len(vocabulary))
+    vectors: npt.NDArray[np.float32] = np.zeros((0, size), dtype=np.float32)
+    known: dict[str, int] = {}
+    if file is not None:
+        known, vectors = read_vectors(Path(file), set(vocabulary), max_words)
+        for word in known:
+            vocabulary.setdefault(word, len(vocabulary))
+    table = np.random.default_rng(seed).uniform(-RANDOM_RANGE, RANDOM_RANGE, (len(vocabulary), vectors.shape[1]))
+    rows = [vocabulary[word] for word in known]
+    table[rows] = vectors[list(known.values())]
+    table[0] = 0.0
+    encoder = WordVectors(WordVectorsConfig(vocab_size=len(vocabulary), hidden_size=vectors.shape[1]))
+    encoder.embeddings.weight.data = torch.from_numpy(table.astype(np.float32))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = cutter.normalizer, cutter.pre_tokenizer
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": PAD,
+        "unk_token": UNKNOWN,
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
+    return encoder, PieceTokenizer(tokenizer, config)
+
+
+def read_vectors(file: Path, wanted: set[str], max_words: int) -> tuple[dict[str, int], npt.NDArray[np.float32]]:
+    """Read word vectors, words lower-cased, the first of equal words kept.
+
+    Args:
+        file: ``.npz`` with arrays ``words (V,)`` and ``vectors (V, D)``, and optionally ``forms``
+            and ``form_row`` (inflected words and the row of their base form); ``.bin`` in
+            word2vec's binary form; ``.txt`` or ``.vec``, with or without a header line.
+        wanted: Words to take in any case.
+        max_words: How many others, in the file's order.
+
+    Returns:
+        Word to row, and the rows, float32 ``(V, D)``.
+
+    Raises:
+        EncoderError: No such file, or not one of these.
+    """
+    try:
+        if file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as arrays:
+                pairs = list(zip(arrays["words"].tolist(), range(len(arrays["words"])), strict=True))
+                if "forms" in arrays:
+                    pairs += zip(arrays["forms"].tolist(), arrays["form_row"].tolist(), strict=True)
+                vectors = arrays["vectors"]
+        else:
+            from gensim.models import KeyedVectors
+
+            binary = file.suffix == ".bin"
+            headless = not binary and len(file.open(encoding="utf-8").readline().split()) != 2
+            keyed = KeyedVectors.load_word2vec_format(str(file), binary=binary, no_header=headless)
+            pairs, vectors = list(zip(keyed.index_to_key, range(len(keyed)), strict=True)), keyed.vectors
+    except ImportError as error:
+        raise EncoderError(f"Reading {file.suffix} vectors needs gensim: pip install 'bertcnn[vectors]'") from error
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise EncoderError(
+            f"Cannot read word vectors from {file}: {error}. Expected .npz (arrays 'words' and 'vectors'), "
+            ".txt, .vec, or word2vec's .bin."
+        ) from error
+    rows: dict[str, int] = {}
+    others = 0
+    for word, row in pairs:
+        lower = word.lower()
+        if lower in rows or (lower not in wanted and others >= max_words):
+            continue
+        others += lower not in wanted
+        rows[lower] = row
+    return rows, np.asarray(vectors, dtype=np.float32)

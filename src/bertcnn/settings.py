@@ -1,0 +1,218 @@
+"""The settings of a run: frozen dataclasses, filled by flags, a TOML file, or keywords.
+
+Each setting is written once, here, with its meaning: the command line's ``--help`` and the
+estimator's parameters come from the same lines. A TOML file has the sections ``[data]``,
+``[model]`` and ``[training]``; ``run.toml`` of a saved model is one.
+"""
+
+import tomllib
+from dataclasses import Field, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tomli_w
+from pydantic import TypeAdapter, ValidationError
+
+from bertcnn.errors import SettingsError, nearest
+
+T = TypeVar("T")
+
+
+def _setting(default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"help": meaning})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Where texts and labels stand, and how they are divided."""
+
+    text: str = _setting("text", "Column with the texts.")
+    label: str = _setting("label", "Column with the labels.")
+    separator: str = _setting("", "Between labels, where a text can have many (such as '|'); empty: one label.")
+    delimiter: str = _setting("", "Between csv columns; empty: a comma, and a tab for .tsv.")
+    encoding: str = _setting("utf-8", "Of csv, tsv and jsonl files.")
+    dev_fraction: float = _setting(0.1, "Share of the training texts to choose on, where there is no dev file.")
+    test_fraction: float = _setting(0.1, "Share of the training texts to test on, where there is no test file.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """What the network is made of."""
+
+    encoder: str = _setting(
+        "minilm",
+        "'minilm', a folder, a Hugging Face name; or 'words' (random word vectors), 'words:FILE' (.npz, .vec, "
+        ".txt, .bin).",
+    )
+    depth: int | Literal["half", "all"] = _setting("half", "Encoder layers to keep, from below: a number, half, all.")
+    states: str = _setting("last", "States the convolution reads: last, mix (learned), concat-N (last N layers).")
+    num_filters: int = _setting(100, "Filters of each window width.")
+    kernel_sizes: tuple[int, ...] = _setting((1, 2, 3, 4), "Window widths, in word pieces.")
+    dropout: float = _setting(0.5, "Share of features dropped in training.")
+    max_length: int = _setting(512, "Pieces encoded at once; longer texts are read in overlapping windows.")
+    overlap: int = _setting(64, "Pieces that neighbouring windows share.")
+    vector_size: int = _setting(300, "Width of random word vectors.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How the network is trained."""
+
+    method: Literal["frozen", "finetune", "head-then-finetune"] = _setting(
+        "head-then-finetune", "frozen: the head on cached states; finetune: all; head-then-finetune: both in turn."
+    )
+    epochs: int = _setting(4, "Passes over the texts with the encoder trained.")
+    head_epochs: int = _setting(10, "Passes over cached states with the encoder frozen.")
+    batch_size: int = _setting(32, "Texts a step.")
+    encoder_learning_rate: float = _setting(5e-5, "Of the encoder (of word vectors: see head).")
+    head_learning_rate: float = _setting(1e-3, "Of the head while the encoder is frozen, and in finetune.")
+    layer_decay: float = _setting(0.9, "Factor of the learning rate from each encoder layer to the one below.")
+    weight_decay: float = _setting(0.01, "Of AdamW.")
+    warmup: float = _setting(0.1, "Share of the steps in which the learning rate rises; it falls linearly after.")
+    max_gradient_norm: float = _setting(1.0, "Longer gradients are shortened to this.")
+    patience: int = _setting(3, "Stop after so many epochs without a better dev score.")
+    metric: Literal["auto", "accuracy", "macro_f1", "micro_f1", "log_loss"] = _setting(
+        "auto", "Dev score that keeps the best epoch; auto: accuracy, or macro_f1 where texts have many labels."
+    )
+    train_word_embeddings: bool = _setting(False, "Train the encoder's table of pieces as well.")
+    class_weights: Literal["none", "balanced"] | tuple[float, ...] = _setting(
+        "none", "Factors of the loss: none, balanced, or one number a label in order of its name."
+    )
+    focal_gamma: float = _setting(0.0, "Exponent of the focal loss; 0 is cross entropy.")
+    label_smoothing: float = _setting(0.0, "Share of the target spread over all labels.")
+    max_train_pieces: int = _setting(16384, "Longer texts are cut to this in training; never in prediction.")
+    precision: Literal["auto", "fp32", "bf16"] = _setting("auto", "auto: bf16 on a GPU that has it.")
+    gradient_accumulation: int = _setting(1, "Batches a step of the optimizer.")
+    gradient_checkpointing: bool = _setting(False, "Trade time for memory in the encoder.")
+    report_to: tuple[str, ...] = _setting(("tensorboard",), "Where to log: tensorboard, wandb, mlflow, ..., or none.")
+    cache: str = _setting("", "Folder for encoder states; empty: BERTCNN_CACHE, or ~/.cache/bertcnn/states.")
+    seed: int = _setting(0, "Of splits, weights, order and dropout.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything a run depends on, but for the texts.
+
+    >>> change(Settings(), {"depth": "4", "kernel_sizes": "3,4,5"}).model.kernel_sizes
+    (3, 4, 5)
+    """
+
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+
+
+SECTIONS: dict[str, type] = {"data": DataSettings, "model": ModelSettings, "training": TrainingSettings}
+
+
+def all_settings() -> list[tuple[str, "Field[Any]"]]:
+    """Return every setting with the section it stands in; names are unique over sections."""
+    return [(section, one) for section, kind in SECTIONS.items() for one in fields(kind)]
+
+
+def change(settings: Settings, values: dict[str, Any]) -> Settings:
+    """Return settings with some changed, by their bare names.
+
+    Args:
+        settings: To start from.
+        values: Name to value; texts are read as TOML would read them, tuples also as ``3,4,5``.
+
+    Raises:
+        SettingsError: An unknown name, a wrong type, or a value out of range; all are named.
+    """
+    sections: dict[str, Any] = {name: asdict(getattr(settings, name)) for name in SECTIONS}
+    homes = {one.name: section for section, one in all_settings()}
+    unknown = [name for name in values if name not in homes]
+    if unknown:
+        raise SettingsError(" ".join(f"Unknown setting {n!r}.{nearest(n, homes)}" for n in unknown))
+    for name, value in values.items():
+        sections[homes[name]][name] = value
+    return _validated(sections)
+
+
+def read_settings(file: str | Path, base: Settings | None = None) -> Settings:
+    """Read a TOML file over ``base`` (the defaults).
+
+    Raises:
+        SettingsError: The file is missing or broken, a section or setting unknown, a value wrong.
+    """
+    try:
+        given = tomllib.loads(Path(file).read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"Cannot read the settings file {str(file)!r}: {error.strerror}.") from error
+    except ValueError as error:
+        raise SettingsError(f"{file} is not TOML: {error}.") from error
+    faults = []
+    sections: dict[str, Any] = asdict(base or Settings())
+    for section, values in given.items():
+        if section not in SECTIONS or not isinstance(values, dict):
+            homes = [name for name, one in all_settings() if one.name == section]
+            hint = f" It belongs under [{homes[0]}]." if homes else nearest(section, SECTIONS)
+            faults.append(f"{file}: unknown section or setting {section!r}.{hint}")
+            continue
+        known = [one.name for one in fields(SECTIONS[section])]
+        for name, value in values.items():
+            if name in known:
+                sections[section][name] = value
+            else:
+                faults.append(f"{file}: unknown setting {name!r} in [{section}].{nearest(name, known)}")
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return _validated(sections)
+
+
+def write_settings(settings: Settings, file: str | Path) -> None:
+    """Write all settings as TOML."""
+    Path(file).write_text(tomli_w.dumps(asdict(settings)), "utf-8")
+
+
+def _validated(sections: dict[str, Any]) -> Settings:
+    for one in (one for _, one in all_settings()):
+        home = next(values for values in sections.values() if one.name in values)
+        value = home[one.name]
+        if isinstance(value, str) and "tuple" in str(one.type) and value not in {"none", "balanced"}:
+            home[one.name] = [part.strip() for part in value.split(",") if part.strip()]
+        elif isinstance(value, str) and "tuple[str" in str(one.type):
+            home[one.name] = [value]
+    try:
+        settings = TypeAdapter(Settings).validate_python(sections)
+    except ValidationError as error:
+        lines = [_fault(one) for one in error.errors()]
+        raise SettingsError("\n".join(dict.fromkeys(lines))) from error
+    faults = list(_out_of_range(settings))
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return settings
+
+
+def _fault(error: Any) -> str:
+    _, name, *_ = error["loc"]
+    hint = next(one.metadata["help"] for _, one in all_settings() if one.name == name)
+    return f"Setting {name!r} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}. {hint}"
+
+
+def _out_of_range(settings: Settings) -> list[str]:
+    data, model, training = settings.data, settings.model, settings.training
+    rules: list[tuple[str, Any, bool, str]] = [
+        ("dev_fraction", data.dev_fraction, 0 <= data.dev_fraction <= 0.5, "0 to 0.5"),
+        ("test_fraction", data.test_fraction, 0 <= data.test_fraction <= 0.5, "0 to 0.5"),
+        ("delimiter", data.delimiter, len(data.delimiter) <= 1, "one character"),
+        ("kernel_sizes", model.kernel_sizes, bool(model.kernel_sizes) and min(model.kernel_sizes) >= 1, "widths >= 1"),
+        ("dropout", model.dropout, 0 <= model.dropout < 1, "0 to below 1"),
+        ("max_length", model.max_length, model.max_length >= 8, "at least 8"),
+        ("overlap", model.overlap, model.overlap >= 0, "at least 0"),
+        ("warmup", training.warmup, 0 <= training.warmup <= 1, "0 to 1"),
+        ("layer_decay", training.layer_decay, 0 < training.layer_decay <= 1, "above 0, to 1"),
+        ("label_smoothing", training.label_smoothing, 0 <= training.label_smoothing < 1, "0 to below 1"),
+        ("focal_gamma", training.focal_gamma, training.focal_gamma >= 0, "at least 0"),
+        ("weight_decay", training.weight_decay, training.weight_decay >= 0, "at least 0"),
+    ]
+    positive = {
+        model: ("num_filters", "vector_size"),
+        training: (
+            "epochs", "head_epochs", "batch_size", "encoder_learning_rate", "head_learning_rate",
+            "max_gradient_norm", "patience", "max_train_pieces", "gradient_accumulation",
+        ),
+    }
+    rules += [(n, getattr(s, n), getattr(s, n) > 0, "more than 0") for s, names in positive.items() for n in names]
+    return [f"Setting {name!r} is {value!r}, expected {wanted}." for name, value, holds, wanted in rules if not holds]

@@ -1,0 +1,1 @@
+"""What comes in: labels, word pieces, data sets. Nothing here imports torch."""

@@ -1,0 +1,269 @@
+"""Labelled texts from files and hubs: reading, checking, splitting."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertcnn.errors import DataError
+from bertcnn.settings import DataSettings
+from bertcnn.text.files import Row, check_column, read_rows
+from bertcnn.text.labels import Label
+
+BUILTIN = {"builtin:reviews": Path(__file__).parent / "reviews" / "reviews.csv"}
+SPLIT_NAMES = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts with their labels.
+
+    Attributes:
+        texts: As they were given; a missing text is empty.
+        labels: A name each, or a tuple of names where texts can have many.
+        source: Where they come from, for messages.
+    """
+
+    texts: list[str]
+    labels: list[Label]
+    source: str = "the data"
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def pick(self, rows: Iterable[int], part: str) -> "Examples":
+        """Return some of the rows."""
+        kept = list(rows)
+        texts, labels = [self.texts[i] for i in kept], [self.labels[i] for i in kept]
+        return Examples(texts, labels, f"{self.source} ({part})")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What is learned from, what choices are made on, and what is looked at once."""
+
+    train: Examples
+    dev: Examples
+    test: Examples | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a look at some examples found.
+
+    Attributes:
+        rows: How many there are.
+        blank: Texts that are empty or all spaces.
+        duplicates: Rows whose text stood in an earlier row.
+        contradictions: Texts that occur with different labels.
+        label_counts: Rows with each label.
+    """
+
+    rows: int
+    blank: int
+    duplicates: int
+    contradictions: int
+    label_counts: dict[str, int]
+
+
+def load_examples(source: str, settings: DataSettings) -> dict[str, Examples]:
+    """Read labelled texts.
+
+    Args:
+        source: A file; ``builtin:reviews``; or ``hf:owner/name[:config]``, a data set of the
+            Hugging Face hub, or ``hf:folder``, a local one.
+        settings: Columns, separator, encoding.
+
+    Returns:
+        Examples by split. A file is all ``train``.
+
+    Raises:
+        DataError: The source cannot be read, or a row has no label; up to five are named.
+    """
+    if source.startswith("hf:"):
+        tables = _hub_tables(source.removeprefix("hf:"))
+    elif source in BUILTIN:
+        tables = defaultdict(list)
+        for row in read_rows(BUILTIN[source]):
+            tables[row["split"]].append(row)
+    elif source.startswith("builtin:"):
+        raise DataError(f"No built-in data set {source!r}. There is: {', '.join(BUILTIN)}.")
+    else:
+        tables = {"train": list(read_rows(source, encoding=settings.encoding, delimiter=settings.delimiter))}
+    return {split: _examples(rows, source, settings) for split, rows in tables.items()}
+
+
+def load_splits(
+    source: str, settings: DataSettings, *, dev: str | None = None, test: str | None = None, seed: int = 0
+) -> Splits:
+    """Read labelled texts and divide them for training.
+
+    What has no file of its own is taken out of the training texts: by text and not by row, so
+    that duplicates never straddle a split, with the share of each label kept.
+
+    Args:
+        source: See :func:`load_examples`.
+        settings: Columns, and the fractions to take.
+        dev, test: Files (or other sources) of their own.
+        seed: Of the division.
+
+    Raises:
+        DataError: A source cannot be read, or there is too little to divide.
+    """
+    parts = load_examples(source, settings)
+    if "train" not in parts:
+        raise DataError(f"{source} has no split 'train'. Its splits: {', '.join(parts)}.")
+    for name, other in (("dev", dev), ("test", test)):
+        if other is not None:
+            found = load_examples(other, settings)
+            parts[name] = found.get(name) or found["train"]
+    train = parts["train"]
+    for name, fraction in (("test", settings.test_fraction), ("dev", settings.dev_fraction)):
+        if name not in parts and fraction > 0:
+            taken = set(stratified_rows(train, fraction, seed=seed))
+            parts[name] = train.pick(sorted(taken), name)
+            train = train.pick((i for i in range(len(train)) if i not in taken), "train")
+    if not len(parts.get("dev", ())):
+        raise DataError(
+            f"Too few texts to take a dev split from the {len(train)} of {source}: "
+            "give --dev FILE, raise --dev-fraction, or add texts."
+        )
+    held_out = parts.get("test")
+    return Splits(train, parts["dev"], held_out if held_out is not None and len(held_out) else None)
+
+
+def stratified_rows(examples: Examples, fraction: float, *, seed: int) -> list[int]:
+    """Draw rows of a share of the distinct texts, each label in its proportion.
+
+    Distinct texts are put in order of label, shuffled within a label, and drawn at even steps
+    (systematic sampling). A label with one text keeps it. Where texts have many labels, the
+    rarest of a text counts.
+
+    Args:
+        examples: To draw from.
+        fraction: Of the distinct texts, in (0, 0.5].
+        seed: Of the draw.
+    """
+    groups: dict[str, list[int]] = defaultdict(list)
+    for row, text in enumerate(examples.texts):
+        groups[normal_form(text)].append(row)
+    counts = Counter(name for label in examples.labels for name in ([label] if isinstance(label, str) else label))
+
+    def stratum(rows: list[int]) -> str:
+        label = examples.labels[rows[0]]
+        return label if isinstance(label, str) else min(label, key=lambda n: (counts[n], n), default="")
+
+    strata: dict[str, list[list[int]]] = defaultdict(list)
+    for rows in groups.values():
+        strata[stratum(rows)].append(rows)
+    generator = random.Random(seed)
+    line: list[list[int]] = []
+    for name in sorted(strata):
+        members = strata[name]
+        generator.shuffle(members)
+        if len(members) > 1:
+            line.extend(members)
+    offset = generator.random()
+    picked = [rows for i, rows in enumerate(line) if int((i + 1) * fraction + offset) > int(i * fraction + offset)]
+    return [row for rows in picked for row in rows]
+
+
+def normal_form(text: str) -> str:
+    """Return a text as duplicates are told by: case and spacing do not count."""
+    return " ".join(text.casefold().split())
+
+
+def find_leaks(splits: Splits) -> dict[str, int]:
+    """Count the distinct texts that stand in two splits: ``{"train and test": 11}``."""
+    parts = {"train": splits.train, "dev": splits.dev, "test": splits.test}
+    texts = {name: {normal_form(t) for t in part.texts} for name, part in parts.items() if part is not None}
+    names = list(texts)
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    return {f"{a} and {b}": len(shared) for a, b in pairs if (shared := texts[a] & texts[b])}
+
+
+def look_at(examples: Examples) -> Findings:
+    """Count what a user would want to know before training."""
+    labels_of: dict[str, set[Label]] = defaultdict(set)
+    for text, label in zip(examples.texts, examples.labels, strict=True):
+        labels_of[normal_form(text)].add(label)
+    names = Counter(n for label in examples.labels for n in ([label] if isinstance(label, str) else label))
+    return Findings(
+        rows=len(examples),
+        blank=sum(not text.strip() for text in examples.texts),
+        duplicates=len(examples) - len(labels_of),
+        contradictions=sum(len(found) > 1 for text, found in labels_of.items() if text),
+        label_counts=dict(names.most_common()),
+    )
+
+
+def as_text(value: Any) -> str:
+    """Return a cell as a text; a missing one is empty."""
+    return "" if value is None else str(value)
+
+
+def _examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Examples:
+    if not rows:
+        raise DataError(f"{source} has no rows.")
+    for column, option in ((settings.text, "--text"), (settings.label, "--label")):
+        check_column(rows[0], column, option, source, delimiter=settings.delimiter)
+    many = bool(settings.separator) or any(isinstance(row.get(settings.label), list) for row in rows)
+    texts = [as_text(row.get(settings.text)) for row in rows]
+    labels: list[Label] = []
+    missing: list[int] = []
+    for number, row in enumerate(rows, start=1):
+        value = row.get(settings.label)
+        if many:
+            labels.append(_many(value, settings.separator))
+        else:
+            labels.append(_one(value))
+            if not labels[-1]:
+                missing.append(number)
+    if missing:
+        shown = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise DataError(
+            f"{source} has no label in row {shown} (column {settings.label!r}). "
+            "Fill in or remove them; if a text can have many labels or none, give --separator '|'."
+        )
+    return Examples(texts, labels, source)
+
+
+def _one(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return "" if value is None else str(value).strip()
+
+
+def _many(value: Any, separator: str) -> tuple[str, ...]:
+    parts = value.split(separator) if separator and isinstance(value, str) else value
+    names = [_one(part) for part in (parts if isinstance(parts, list | tuple) else [parts])]
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _hub_tables(name: str) -> dict[str, list[Row]]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError("Hub data sets need datasets: pip install 'bertcnn[train]'") from error
+    place, _, config = name.partition(":")
+    try:
+        if (Path(place) / "dataset_dict.json").is_file() or (Path(place) / "state.json").is_file():
+            found = datasets.load_from_disk(place)
+        else:
+            found = datasets.load_dataset(place, config or None)
+    except Exception as error:  # the library raises many kinds, its own and its loaders'
+        raise DataError(f"Cannot load the data set {name!r}: {str(error).strip().splitlines()[0]}") from error
+    tables = found if isinstance(found, dict) else {"train": found}
+    return {SPLIT_NAMES[split]: _named(table) for split, table in tables.items() if split in SPLIT_NAMES}
+
+
+def _named(table: Any) -> list[Row]:
+    """Return a data set's rows, its class numbers turned into names."""
+    names: dict[str, Callable[[Any], Any]] = {}
+    for column, feature in table.features.items():
+        inner = getattr(feature, "feature", feature)
+        if hasattr(inner, "int2str"):
+            names[column] = lambda v, f=inner: [f.int2str(i) for i in v] if isinstance(v, list) else f.int2str(v)
+    return [{k: names[k](v) if k in names and v is not None else v for k, v in row.items()} for row in table]

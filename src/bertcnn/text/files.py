@@ -1,0 +1,279 @@
+"""Tables on disk, row by row: csv, tsv, jsonl and parquet, by a file's ending.
+
+Reading and writing stream, so that memory does not grow with the number of rows. Written files
+appear under their name when they are whole.
+"""
+
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from bertcnn.errors import DataError, nearest
+
+Row = dict[str, Any]
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
+ROWS_AT_ONCE = 4096
+
+# A field may hold a whole book; the limit is of the process, and 2**31 - 1 is its largest value everywhere.
+csv.field_size_limit(2**31 - 1)
+
+
+def read_rows(file: str | Path, *, encoding: str = "utf-8", delimiter: str = "") -> Iterator[Row]:
+    """Read a table, a dict a row.
+
+    Args:
+        file: Ends in .csv, .tsv, .jsonl or .parquet.
+        encoding: Of the text formats. A byte-order mark is no part of the text.
+        delimiter: Between csv columns; empty: ``,``, and for tsv a tab.
+
+    Raises:
+        DataError: The file is missing, empty, broken, or of another kind.
+    """
+    path = Path(file)
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise DataError(f"{path} ends in {ending or 'nothing'!r}, expected one of {', '.join(ENDINGS)}.")
+    if not path.is_file():
+        there = [p.name for p in path.parent.glob("*") if p.is_file()] if path.parent.is_dir() else []
+        raise DataError(f"No file {str(path)!r}.{nearest(path.name, there)}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty. Expected a table with a text in each row.")
+    if ending == ".parquet":
+        rows = _read_parquet(path)
+    elif ending == ".jsonl":
+        rows = _read_jsonl(path, encoding)
+    else:
+        rows = _read_separated(path, encoding, delimiter or DELIMITERS[ending])
+    found = False
+    for row in rows:
+        found = True
+        yield row
+    if not found:
+        raise DataError(f"{path} has a header but no rows. Expected at least one.")
+
+
+def check_column(row: Row, column: str, option: str, file: str | Path, *, delimiter: str = "") -> None:
+    """Refuse a table that has no such column, naming those it has.
+
+    Raises:
+        DataError: The column is not there.
+    """
+    if column in row:
+        return
+    names = list(row)
+    hint = nearest(column, names)
+    if len(names) == 1 and Path(file).suffix.lower() in DELIMITERS:
+        other = next((d for d in (";", "\t", ",", "|") if d in names[0] and d != delimiter), "")
+        if other:
+            shown = "'\\t'" if other == "\t" else repr(other)
+            hint = f" The header looks separated by {shown}: give --delimiter {shown}."
+    raise DataError(
+        f"{file} has no column {column!r}. Its columns: {', '.join(map(repr, names))}.{hint} Choose with {option}."
+    )
+
+
+@contextmanager
+def _open_text(path: Path, encoding: str) -> Iterator[IO[str]]:
+    """Open a text file, and turn its faults into words."""
+    plain = encoding.lower().replace("_", "-")
+    try:
+        with path.open(encoding="utf-8-sig" if plain in {"utf-8", "utf8"} else encoding, newline="") as file:
+            yield file
+    except LookupError as error:
+        raise DataError(f"No encoding {encoding!r}. Try utf-8, cp1252, latin-1 or utf-16.") from error
+    except UnicodeError as error:
+        data = path.read_bytes()
+        at = next((i for i in _undecodable(data, encoding)), 0)
+        line = data.count(b"\n", 0, at) + 1
+        guess = "utf-16" if data[:2] in {b"\xff\xfe", b"\xfe\xff"} else "cp1252 (Western Windows) or latin-1"
+        raise DataError(
+            f"{path} is not {encoding}: byte 0x{data[at]:02x} at offset {at} (line {line}) cannot be read. "
+            f"If it is text, give its encoding, for instance --encoding {guess}."
+        ) from error
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error}") from error
+
+
+def _undecodable(data: bytes, encoding: str) -> Iterator[int]:
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError as error:
+        yield error.start
+
+
+def _lines(file: IO[str], path: Path) -> Iterator[str]:
+    for number, line in enumerate(file, start=1):
+        if "\0" in line:
+            raise DataError(f"{path} has a NUL byte in line {number}: it is not a text table, or it is damaged.")
+        yield line
+
+
+def _read_separated(path: Path, encoding: str, delimiter: str) -> Iterator[Row]:
+    with _open_text(path, encoding) as file:
+        reader = csv.reader(_lines(file, path), delimiter=delimiter, strict=True)
+        started = 1
+        try:
+            header = next(reader, [])
+            doubled = {name for name in header if header.count(name) > 1}
+            if doubled:
+                raise DataError(f"{path} has more than one column named {sorted(doubled)[0]!r}. Rename one.")
+            ragged: list[str] = []
+            number = 0
+            for number, cells in enumerate(reader, start=1):
+                started = reader.line_num + 1
+                if not cells:  # a blank line is no row
+                    continue
+                if len(cells) != len(header):
+                    ragged.append(f"row {number} (line {reader.line_num}) has {len(cells)}")
+                    if len(ragged) == 5:
+                        break
+                elif not ragged:
+                    yield dict(zip(header, cells, strict=True))
+        except csv.Error as error:
+            what = "a quote that is never closed" if "unexpected end" in str(error) else str(error)
+            raise DataError(
+                f"{path}: {what}, in the row that begins at line {started}. "
+                "A text with quotes, commas or line breaks must stand in quotes, its own quotes doubled."
+            ) from error
+    if ragged:
+        raise DataError(
+            f"{path} has {len(header)} columns, but {'; '.join(ragged)}. "
+            "Quote texts that hold the delimiter, or give --delimiter."
+        )
+
+
+def _read_jsonl(path: Path, encoding: str) -> Iterator[Row]:
+    with _open_text(path, encoding) as file:
+        for number, line in enumerate(_lines(file, path), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path} line {number} is not JSON ({error}). Is the file cut off?") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path} line {number} is a {type(row).__name__}, expected an object such as "
+                                '{"text": "...", "label": "..."}.')
+            yield row
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    parquet = _pyarrow_parquet()
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+                yield from batch.to_pylist()
+    except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
+        raise DataError(f"{path} is not a whole parquet file: {str(error).strip()}") from error
+
+
+def _pyarrow_parquet() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError("Parquet files need pyarrow: pip install 'bertcnn[train]'") from error
+    return pyarrow.parquet
+
+
+def write_rows(file: str | Path, rows: Iterable[Row]) -> int:
+    """Write a table that appears under its name when it is whole; return the number of rows.
+
+    Args:
+        file: Ends in .csv, .tsv, .jsonl or .parquet.
+        rows: All with the columns of the first.
+
+    Raises:
+        DataError: Another ending, or the disk is full or closed to us.
+    """
+    path = Path(file)
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise DataError(f"{path} ends in {ending or 'nothing'!r}, expected one of {', '.join(ENDINGS)}.")
+    draft = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        with open(handle, "w+b") as stream:
+            os.chmod(draft, 0o666 & ~_umask())
+            if ending == ".parquet":
+                count = _write_parquet(stream, rows)
+            else:
+                text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogatepass", newline="")
+                count = write_jsonl(text, rows) if ending == ".jsonl" else write_separated(text, rows, DELIMITERS[ending])
+                text.flush()
+                text.detach()
+        os.replace(draft, path)
+        draft = None
+        return count
+    except OSError as error:
+        raise DataError(f"Cannot write {path}: {error}. Nothing was left half-written.") from error
+    finally:
+        if draft is not None:
+            Path(draft).unlink(missing_ok=True)
+
+
+def write_separated(stream: IO[str], rows: Iterable[Row], delimiter: str = ",") -> int:
+    """Write rows as csv, header first; return their number."""
+    writer: csv.DictWriter[str] | None = None
+    count = 0
+    for row in rows:
+        if writer is None:
+            writer = csv.DictWriter(stream, list(row), delimiter=delimiter, lineterminator="\n")
+            writer.writeheader()
+        writer.writerow({key: _cell(value) for key, value in row.items()})
+        count += 1
+    return count
+
+
+def write_jsonl(stream: IO[str], rows: Iterable[Row]) -> int:
+    """Write rows as a JSON object a line; return their number."""
+    count = 0
+    for row in rows:
+        stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        count += 1
+    return count
+
+
+def _write_parquet(stream: IO[bytes], rows: Iterable[Row]) -> int:
+    parquet = _pyarrow_parquet()
+    import pyarrow
+
+    writer: Any = None
+    count = 0
+    for chunk in _chunks(rows):
+        table = pyarrow.Table.from_pylist(chunk, schema=None if writer is None else writer.schema)
+        writer = writer or parquet.ParquetWriter(stream, table.schema)
+        writer.write_table(table)
+        count += len(chunk)
+    if writer is not None:
+        writer.close()
+    return count
+
+
+def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    chunk: list[Row] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == ROWS_AT_ONCE:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _cell(value: Any) -> Any:
+    return "|".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

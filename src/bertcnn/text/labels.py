@@ -1,0 +1,85 @@
+"""Label names, class ids, and rows of 0 and 1; one label a text, or many."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bertcnn.errors import DataError, nearest
+
+Label = str | tuple[str, ...]
+"""The truth about a text: a name, or, where a text can have many, a tuple of names."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a task, in the order of the logits.
+
+    Attributes:
+        names: Their names.
+        many: A text can have many of them, or none.
+    """
+
+    names: tuple[str, ...]
+    many: bool = False
+
+    @classmethod
+    def of(cls, labels: Iterable[Label]) -> "Labels":
+        """Collect the names that occur, in order (numbers by value, words by alphabet).
+
+        Raises:
+            DataError: Fewer than two labels, or a label with a single text (one label a text).
+        """
+        labels = list(labels)
+        many = any(isinstance(label, tuple) for label in labels)
+        counts = Counter(name for label in labels for name in ([label] if isinstance(label, str) else label))
+        names = sorted(counts, key=_order)
+        if len(names) < (1 if many else 2):
+            found = f"only the label {names[0]!r}" if names else "no label"
+            raise DataError(f"The training texts have {found}. Expected at least two different labels.")
+        single = [name for name in names if counts[name] == 1]
+        if single and not many:
+            raise DataError(
+                f"Labels with a single text: {', '.join(map(repr, single[:10]))}. Each label needs at least "
+                "two: one to learn from, one to check with. Add texts, or remove or merge these labels."
+            )
+        return cls(tuple(names), many)
+
+    def encode(self, labels: Sequence[Label], *, where: str = "the data") -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+        """Return class ids, int64 ``(N,)``, or for many labels a text rows, float32 ``(N, K)``.
+
+        Raises:
+            DataError: A label that was not there in training; all of them are named.
+        """
+        index = {name: i for i, name in enumerate(self.names)}
+        faults: dict[str, int] = {}
+        for row, label in enumerate(labels):
+            for name in [label] if isinstance(label, str) else label:
+                if name not in index:
+                    faults.setdefault(name, row)
+        if faults:
+            known = ", ".join(map(repr, self.names[:20])) + (", ..." if len(self.names) > 20 else "")
+            said = "; ".join(
+                f"unknown label {name!r} in text {row + 1} of {where}.{nearest(name, self.names)}"
+                for name, row in list(faults.items())[:5]
+            )
+            more = f" And {len(faults) - 5} more." if len(faults) > 5 else ""
+            raise DataError(f"{said[0].upper()}{said[1:]}{more} Known labels: {known}.")
+        if not self.many:
+            if any(not isinstance(label, str) for label in labels):
+                raise DataError(f"{where} gives lists of labels, but the model tells one label a text.")
+            return np.array([index[str(label)] for label in labels], dtype=np.int64)
+        rows = np.zeros((len(labels), len(self.names)), dtype=np.float32)
+        for row, label in enumerate(labels):
+            for name in [label] if isinstance(label, str) else label:
+                rows[row, index[name]] = 1
+        return rows
+
+
+def _order(name: str) -> tuple[int, float, str]:
+    try:
+        return (0, float(name), name)
+    except ValueError:
+        return (1, 0.0, name)

@@ -1,0 +1,141 @@
+"""What watches a training run: progress, signs of failure, and Ctrl-C."""
+
+import math
+import signal
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from bertcnn.errors import TrainingError
+
+COLLAPSED = (
+    "gives every dev text the same answer. Usual causes: a learning rate too high "
+    "(--encoder-learning-rate, try a third), too few steps (--epochs), labels out of balance "
+    "(--class-weights balanced), or labels that do not belong to their texts."
+)
+VANISHED = (
+    "has gradients of almost zero. Usual causes: a learning rate that made the network saturate "
+    "(lower --encoder-learning-rate, raise --warmup), or all of it frozen."
+)
+SMALLEST_GRADIENT = 1e-6
+
+
+class ProgressBar(TrainerCallback):
+    """A bar with loss, dev score and time left; a line an epoch where there is no terminal."""
+
+    def __init__(self, console: Console, name: str, metric: str) -> None:
+        self.console, self.name, self.metric = console, name, metric
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[said]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.loss, self.score = math.nan, math.nan
+        self.task: Any = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.start()
+        self.task = self.bar.add_task(self.name, total=state.max_steps, completed=state.global_step, said="")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        said = f"loss {self.loss:.3f}  {self.metric} {self.score:.3f}"
+        self.bar.update(self.task, completed=state.global_step, said=said.replace("nan", "..."))
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        self.loss = (logs or {}).get("loss", self.loss)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **_: Any
+    ) -> None:
+        self.score = (metrics or {}).get(f"eval_{self.metric}", self.score)
+        self.console.print(
+            f"  {self.name} epoch {round(state.epoch or 0)}: loss {self.loss:.3f}, dev {self.metric} {self.score:.3f}",
+            highlight=False,
+        )
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.stop()
+
+
+class Watchdog(TrainerCallback):
+    """Says when a run fails in one of the usual ways.
+
+    Attributes:
+        warnings: What was said, each once.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.warnings: list[str] = []
+        self.small_gradients = 0
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        loss, norm = (logs or {}).get("loss"), (logs or {}).get("grad_norm")
+        if loss is not None and not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss of {self.name} is {loss} at step {state.global_step}. Usual causes: a learning rate "
+                "too high (--encoder-learning-rate, --head-learning-rate), or --precision bf16 on a machine "
+                "without it."
+            )
+        if norm is not None:
+            self.small_gradients = self.small_gradients + 1 if norm < SMALLEST_GRADIENT else 0
+            if self.small_gradients == 3 and (loss is None or loss > 0.01):
+                self._say(VANISHED)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **_: Any
+    ) -> None:
+        if (metrics or {}).get("eval_commonest_answer", 0.0) >= 1.0:
+            self._say(COLLAPSED)
+
+    def _say(self, what: str) -> None:
+        said = f"{self.name} {what}"
+        if said not in self.warnings:
+            self.warnings.append(said)
+
+
+class Interruption(TrainerCallback):
+    """The first Ctrl-C saves a checkpoint and stops after the step; the second stops at once."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self.before: Any = None
+
+    def __enter__(self) -> "Interruption":
+        try:
+            self.before = signal.signal(signal.SIGINT, self._note)
+        except ValueError:  # not the main thread: nobody presses Ctrl-C there
+            self.before = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.wanted:
+            control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.wanted:
+            # The epoch was cut short: its score would be kept as if it were a whole one's.
+            control.should_evaluate = control.should_save = False

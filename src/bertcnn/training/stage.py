@@ -1,0 +1,194 @@
+"""One stage of training: Hugging Face's Trainer, composed and not subclassed.
+
+A stage trains either the head on cached states, or the whole model on pieces; both read the
+same truth, keep the epoch with the best dev score, and can be taken up again after a kill.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
+
+from bertcnn.inference.calibration import fit_thresholds, probabilities_of
+from bertcnn.inference.metrics import SCORES, Truth, decide
+from bertcnn.network.encoder import layer_of_parameters
+from bertcnn.network.model import BertCNN, Head, batch_tensors
+from bertcnn.network.states import States
+from bertcnn.network.vectors import WordVectors
+from bertcnn.settings import TrainingSettings
+from bertcnn.text.tokens import Pieces, Windowing, make_batch, segments
+
+Item = dict[str, Any]
+
+
+class TextSet(Dataset[Item]):
+    """Texts as Trainer wants them: pieces, truth, and where the head alone is trained, states."""
+
+    def __init__(self, pieces: Pieces, truth: Truth, states: States | None, seed: int) -> None:
+        self.pieces, self.truth, self.states, self.seed = pieces, truth, states, seed
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __getitem__(self, i: int) -> Item:
+        item = {"input_ids": self.pieces[i], "labels": self.truth[i]}
+        return item if self.states is None else {**item, "states": self.states[i]}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Give each epoch random numbers of its own, whatever came before.
+
+        Trainer calls this right before it draws an epoch's order, after it restored the state of a
+        checkpoint; so a run that was resumed goes through the same batches as one that was not.
+        """
+        torch.manual_seed(self.seed * 100_003 + epoch)
+
+
+def collate_states(items: Sequence[Item]) -> dict[str, Tensor]:
+    """Pad ready states to a batch for the head."""
+    rows = [torch.from_numpy(np.asarray(item["states"], dtype=np.float32)) for item in items]
+    lengths = torch.tensor([len(row) for row in rows])
+    states = pad_sequence(rows, batch_first=True)
+    if not states.shape[1]:
+        states = states.new_zeros(len(items), 1, states.shape[2])
+    mask = torch.arange(states.shape[1])[None] < lengths[:, None]
+    return {"labels": _truth(items), "states": states, "mask": mask}
+
+
+def collate_pieces(windowing: Windowing, pad_id: int) -> Callable[[Sequence[Item]], dict[str, Tensor]]:
+    """Return what pads pieces to a batch for the whole model, long texts in windows."""
+
+    def collate(items: Sequence[Item]) -> dict[str, Tensor]:
+        lengths = [len(item["input_ids"]) for item in items]
+        pieces = Pieces(np.concatenate([item["input_ids"] for item in items]), np.cumsum([0, *lengths]))
+        parts = [part for i, n in enumerate(lengths) for part in segments(i, n, windowing, reach=0)]
+        batch = make_batch(pieces, parts, pad_id=pad_id)
+        input_ids, attention_mask, source, source_mask = batch_tensors(batch)
+        # Labels first: Trainer counts the texts of a batch by the first tensor.
+        inputs = {"labels": _truth(items), "input_ids": input_ids, "attention_mask": attention_mask}
+        return inputs if batch.is_plain else {**inputs, "source": source, "source_mask": source_mask}
+
+    return collate
+
+
+def _truth(items: Sequence[Item]) -> Tensor:
+    return torch.from_numpy(np.stack([item["labels"] for item in items]))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage trains on, and for how long."""
+
+    name: str
+    train: TextSet
+    dev: TextSet
+    collate: Callable[[Sequence[Item]], dict[str, Tensor]]
+    epochs: int
+    metric: str
+    folder: Path
+
+
+def run_stage(
+    module: Head | BertCNN,
+    stage: Stage,
+    settings: TrainingSettings,
+    callbacks: Sequence[TrainerCallback],
+    *,
+    resume: bool,
+) -> list[dict[str, float]]:
+    """Train a module in place and leave it with its best epoch's weights; return Trainer's log."""
+    optimizer = make_optimizer(module, settings)
+    reports = [name for name in settings.report_to if name != "none"]
+    bf16 = settings.precision == "bf16" or (
+        settings.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    )
+    arguments = TrainingArguments(
+        output_dir=str(stage.folder),
+        num_train_epochs=stage.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        gradient_checkpointing=settings.gradient_checkpointing and isinstance(module, BertCNN),
+        max_grad_norm=settings.max_gradient_norm,
+        warmup_steps=settings.warmup if settings.warmup < 1 else 0.999,
+        lr_scheduler_type="linear",
+        train_sampling_strategy="group_by_length",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model=stage.metric,
+        greater_is_better=stage.metric != "log_loss",
+        logging_steps=max(1, len(stage.train) // settings.batch_size // 10),
+        report_to=reports or "none",
+        bf16=bf16,
+        seed=settings.seed,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+    )
+    trainer = Trainer(
+        model=module,
+        args=arguments,
+        data_collator=stage.collate,
+        train_dataset=stage.train,
+        eval_dataset=stage.dev,
+        compute_metrics=score_epoch,
+        optimizers=(optimizer, None),
+        callbacks=[EarlyStoppingCallback(settings.patience), *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    last = get_last_checkpoint(str(stage.folder)) if resume and stage.folder.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    module.eval()
+    return list(trainer.state.log_history)
+
+
+def score_epoch(outcome: EvalPrediction) -> dict[str, float]:
+    """Return the dev scores of an epoch, and which share of texts got the commonest answer.
+
+    Where texts have many labels, thresholds are fitted first, as they will be in the end.
+    """
+    logits = np.asarray(outcome.predictions, dtype=np.float32)
+    truth = np.asarray(outcome.label_ids)
+    many = truth.ndim == 2
+    table = probabilities_of(logits, many=many)
+    answers = decide(table, many=many, thresholds=fit_thresholds(table, truth) if many else None)
+    scores = {name: score(truth, answers, table) for name, score in SCORES.items()}
+    commonest = np.unique(answers, axis=0, return_counts=True)[1].max() / len(answers)
+    return {**scores, "commonest_answer": float(commonest)}
+
+
+def make_optimizer(module: Head | BertCNN, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """Return AdamW: the head at its rate, each encoder layer at the one above it times the decay.
+
+    Word vectors are trained at the head's rate. Biases and norms are not decayed.
+
+    Source:
+        Sun et al. (2019), "How to Fine-Tune BERT for Text Classification?", sec. 5.3.4.
+    """
+    rates: dict[str, float] = {}
+    if isinstance(module, BertCNN):
+        base = settings.encoder_learning_rate
+        heights = layer_of_parameters(module.encoder)
+        top = max(heights.values(), default=0)
+        if isinstance(module.encoder, WordVectors):
+            base, top = settings.head_learning_rate, 0
+        rates = {f"encoder.{n}": base * settings.layer_decay ** (top - h) for n, h in heights.items()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, weight in module.named_parameters():
+        if weight.requires_grad:
+            decay = settings.weight_decay if weight.dim() > 1 else 0.0
+            groups.setdefault((rates.get(name, settings.head_learning_rate), decay), []).append(weight)
+    options = [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in groups.items()]
+    return torch.optim.AdamW(options, fused=True)

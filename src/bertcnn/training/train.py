@@ -1,0 +1,280 @@
+"""Labelled texts to a trained model: frozen, fine-tuned, or the head first and then all.
+
+Source:
+    Kumar et al. (2022), "Fine-Tuning can Distort Pretrained Features and Underperform
+    Out-of-Distribution", for training the head first.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from accelerate import PartialState
+from rich.console import Console
+from transformers import set_seed
+
+from bertcnn.errors import SettingsError, TrainingError
+from bertcnn.inference.calibration import fit_temperature, fit_thresholds, probabilities_of
+from bertcnn.inference.metrics import Evaluation, Truth, evaluate
+from bertcnn.inference.predictor import Predictor
+from bertcnn.network.encoder import load_tokenizer
+from bertcnn.network.model import BertCNN
+from bertcnn.network.states import cache_folder, cached_states
+from bertcnn.network.vectors import build_vectors
+from bertcnn.settings import Settings
+from bertcnn.text.dataset import Examples, Splits
+from bertcnn.text.labels import Labels
+from bertcnn.text.tokens import Pieces, PieceTokenizer
+from bertcnn.training.callbacks import Interruption, ProgressBar, Watchdog
+from bertcnn.training.stage import Stage, TextSet, collate_pieces, collate_states, run_stage
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run made.
+
+    Attributes:
+        predictor: The model with its best weights, calibrated on dev.
+        settings: It was trained with.
+        dev, test: How good it is there.
+        temperature: The logits were divided by this.
+        history: Trainer's log, a dict a step, each with its ``stage``.
+        warnings: Signs of failure.
+        cut_texts: Training texts longer than ``max_train_pieces``.
+        seconds: Of encoding, training and calibrating.
+    """
+
+    predictor: Predictor
+    settings: Settings
+    dev: Evaluation
+    test: Evaluation | None
+    temperature: float
+    history: list[dict[str, object]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    cut_texts: int = 0
+    seconds: float = 0.0
+
+
+def train(
+    splits: Splits,
+    settings: Settings | None = None,
+    *,
+    checkpoints: str | Path | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Trained:
+    """Train a classifier.
+
+    Args:
+        splits: Texts to learn from, to choose on, and to test on.
+        settings: All of them; defaults if None.
+        checkpoints: Folder for what a killed run goes on from. None: a temporary one.
+        resume: Go on from there.
+        console: Where progress is shown; None: nowhere.
+
+    Raises:
+        DataError: Labels that cannot be learned, or that dev or test has and train does not.
+        EncoderError: The encoder cannot be loaded.
+        TrainingError: The loss became infinite, or the disk is full.
+        KeyboardInterrupt: Ctrl-C; a checkpoint was saved.
+    """
+    settings = settings or Settings()
+    started = time.perf_counter()
+    set_seed(settings.training.seed)
+    labels = Labels.of(splits.train.labels)
+    parts = {"train": splits.train, "dev": splits.dev, "test": splits.test}
+    truths = {n: labels.encode(part.labels, where=part.source) for n, part in parts.items() if part is not None}
+    model, tokenizer = build_model(settings, labels, splits.train.texts, truths["train"])
+    set_seed(settings.training.seed)  # whatever loading drew, filters and order begin here
+    model.head.apply(model._init_weights)
+    with tempfile.TemporaryDirectory() as scratch:
+        run = _Run(settings, model, tokenizer, Path(checkpoints or scratch), resume, console or Console(quiet=True))
+        try:
+            run.train(splits, truths)
+        except OSError as error:
+            raise TrainingError(
+                f"Training stopped: {error}. Is the disk of {checkpoints or scratch} full? "
+                "Free some space and go on with --resume."
+            ) from error
+    predictor = Predictor(model, tokenizer)
+    temperature = _calibrate(predictor, splits.dev.texts, truths["dev"])
+    return Trained(
+        predictor=predictor,
+        settings=settings,
+        dev=evaluate_on(predictor, splits.dev, truths["dev"]),
+        test=None if splits.test is None else evaluate_on(predictor, splits.test, truths["test"]),
+        temperature=temperature,
+        history=run.history,
+        warnings=run.warnings,
+        cut_texts=run.cut_texts,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def build_model(
+    settings: Settings, labels: Labels, texts: Sequence[str], truth: Truth
+) -> tuple[BertCNN, PieceTokenizer]:
+    """Make an untrained model and its tokenizer.
+
+    Args:
+        settings: Of the model, and of the loss.
+        labels: To tell apart.
+        texts: Training texts, for the vocabulary of word vectors.
+        truth: Of those texts, for balanced class weights.
+    """
+    model, training = settings.model, settings.training
+    kind, _, file = model.encoder.partition(":")
+    if kind == "words":
+        encoder, tokenizer = build_vectors(
+            list(texts), file=file or None, size=model.vector_size, seed=training.seed
+        )
+        max_length, overlap = 1 << 30, 0
+    else:
+        encoder, tokenizer = model.encoder, load_tokenizer(model.encoder)  # type: ignore[assignment]
+        max_length, overlap = model.max_length, model.overlap
+    network = BertCNN.from_encoder(
+        encoder,
+        labels=labels.names,
+        multi_label=labels.many,
+        depth=model.depth,
+        states=model.states,
+        num_filters=model.num_filters,
+        kernel_sizes=model.kernel_sizes,
+        dropout=model.dropout,
+        freeze_encoder=training.method == "frozen",
+        max_length=max_length,
+        overlap=overlap,
+        special_pieces=(len(tokenizer.prefix), len(tokenizer.suffix)),
+        class_weights=_class_weights(training.class_weights, labels, truth),
+        focal_gamma=training.focal_gamma,
+        label_smoothing=training.label_smoothing,
+    )
+    if kind != "words" and not training.train_word_embeddings:
+        network.get_input_embeddings().requires_grad_(False)
+    return network, tokenizer
+
+
+def evaluate_on(predictor: Predictor, examples: Examples, truth: Truth | None = None) -> Evaluation:
+    """Score a predictor on labelled texts.
+
+    Raises:
+        DataError: A label the model does not know.
+    """
+    config = predictor.model.config
+    if truth is None:
+        truth = Labels(tuple(config.label_names), config.is_multi_label).encode(examples.labels, where=examples.source)
+    table = predictor.probabilities(examples.texts)
+    return evaluate(truth, table, config.label_names, thresholds=config.thresholds)
+
+
+class _Run:
+    """The stages of one training run, and what they leave behind."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: BertCNN,
+        tokenizer: PieceTokenizer,
+        folder: Path,
+        resume: bool,
+        console: Console,
+    ) -> None:
+        self.settings, self.model, self.tokenizer = settings, model, tokenizer
+        self.folder, self.resume, self.console = folder, resume, console
+        self.history: list[dict[str, object]] = []
+        self.warnings: list[str] = []
+        self.cut_texts = 0
+
+    def train(self, splits: Splits, truths: dict[str, Truth]) -> None:
+        pieces = {"train": self._pieces(splits.train.texts), "dev": self._pieces(splits.dev.texts)}
+        method, training = self.settings.training.method, self.settings.training
+        tuned = self.folder / "finetune"
+        if method != "finetune" and not (self.resume and tuned.is_dir()):
+            sets = self._sets(pieces, truths, on_states=True)
+            self._stage("head", sets, training.head_epochs, self.folder / "head")
+        if method != "frozen":
+            sets = self._sets(pieces, truths, on_states=False)
+            self._stage("finetune", sets, training.epochs, tuned)
+
+    def _stage(self, name: str, sets: list[TextSet], epochs: int, folder: Path) -> None:
+        training = self.settings.training
+        many = self.model.config.is_multi_label
+        metric = training.metric if training.metric != "auto" else ("macro_f1" if many else "accuracy")
+        on_states = name == "head"
+        collate = collate_states if on_states else collate_pieces(self.model.config.windowing, self.tokenizer.pad_id)
+        stage = Stage(name, sets[0], sets[1], collate, epochs, metric, folder)
+        watchdog, interruption = Watchdog(name), Interruption()
+        show = ProgressBar(self.console, name, metric)
+        module = self.model.head if on_states else self.model
+        with interruption:
+            log = run_stage(module, stage, training, [watchdog, interruption, show], resume=self.resume)
+        if interruption.wanted:
+            raise KeyboardInterrupt
+        self.history += [{"stage": name, **entry} for entry in log]
+        self.warnings += watchdog.warnings
+
+    def _pieces(self, texts: Sequence[str]) -> Pieces:
+        """Cut texts into pieces, the longest ones short, so that one cannot fill the memory."""
+        pieces = self.tokenizer(texts)
+        most = self.settings.training.max_train_pieces
+        if pieces.lengths.max(initial=0) <= most:
+            return pieces
+        self.cut_texts += int((pieces.lengths > most).sum())
+        ending = len(self.tokenizer.suffix)
+        rows = [
+            np.append(row[: most - ending], row[len(row) - ending :]) if len(row) > most else row
+            for row in (pieces[i] for i in range(len(pieces)))
+        ]
+        return Pieces(np.concatenate(rows), np.cumsum([0, *map(len, rows)]))
+
+    def _sets(self, pieces: dict[str, Pieces], truths: dict[str, Truth], *, on_states: bool) -> list[TextSet]:
+        cache = cache_folder(self.settings.training.cache)
+        sets = []
+        for name, part in pieces.items():
+            states = None
+            if on_states:
+                # Several processes share the cache: the first writes, the others wait and read.
+                with PartialState().main_process_first():
+                    states = cached_states(self.model, self.tokenizer, part, cache)
+            sets.append(TextSet(part, truths[name], states, self.settings.training.seed))
+        return sets
+
+
+def _class_weights(
+    choice: str | tuple[float, ...], labels: Labels, truth: Truth
+) -> npt.NDArray[np.float64] | list[float] | None:
+    if choice == "none":
+        return None
+    if isinstance(choice, tuple):
+        if len(choice) != len(labels.names):
+            raise SettingsError(
+                f"class_weights has {len(choice)} numbers, but there are {len(labels.names)} labels: "
+                f"{', '.join(labels.names)}."
+            )
+        return list(choice)
+    if labels.many:
+        positives = truth.sum(axis=0)
+        return [float(w) for w in (len(truth) - positives) / np.maximum(positives, 1)]
+    counts = np.bincount(truth, minlength=len(labels.names))
+    return [float(w) for w in len(truth) / (len(counts) * counts)]
+
+
+def _calibrate(predictor: Predictor, texts: Sequence[str], truth: Truth) -> float:
+    """Fold a temperature into the last layer, and set thresholds, by the dev split."""
+    logits = predictor.logits(texts)
+    temperature = fit_temperature(logits, truth)
+    predictor.model.head.divide_logits(temperature)
+    if predictor.is_multi_label:
+        table = probabilities_of(logits / temperature, many=True)
+        predictor.model.config.thresholds = fit_thresholds(table, truth)
+    return temperature
+
+
+def remove_checkpoints(folder: str | Path) -> None:
+    """Delete what a finished run no longer needs."""
+    shutil.rmtree(folder, ignore_errors=True)
