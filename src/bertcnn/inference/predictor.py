@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from bertcnn.inference.calibration import probabilities_of
-from bertcnn.inference.metrics import decide
+from bertcnn.inference.metrics import Evaluation, decide, evaluate
 from bertcnn.network.model import BertCNN, check_folder
 from bertcnn.network.states import embed_with, stream_states
+from bertcnn.text.dataset import Examples
+from bertcnn.text.labels import Labels
 from bertcnn.text.tokens import PieceTokenizer
 
 TEXTS_AT_ONCE = 4096
@@ -147,6 +149,17 @@ class Predictor:
                     yield Prediction("|".join(held), sure, by_name, held)
                 else:
                     yield Prediction(names[answer], row[answer], by_name)
+
+    def evaluate(self, examples: Examples) -> Evaluation:
+        """Score the model on labelled texts.
+
+        Raises:
+            DataError: A label the model does not know.
+        """
+        labels = Labels(tuple(self.label_names), self.is_multi_label)
+        truth = labels.encode(examples.labels, where=examples.source)
+        table = self.probabilities(examples.texts)
+        return evaluate(truth, table, self.label_names, thresholds=self.model.config.thresholds)
 
     def embed(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return the states the convolution reads, float32 ``(B, T, S)``, and a mask, bool ``(B, T)``."""

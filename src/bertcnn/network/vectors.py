@@ -12,25 +12,16 @@ import numpy.typing as npt
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from bertcnn.errors import EncoderError
+from bertcnn.network.config import WordVectorsConfig
 from bertcnn.text.tokens import PieceTokenizer
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 RANDOM_RANGE = 0.25
 """Words without a vector are drawn from ±0.25, as in Kim (2014), sec. 3.1."""
-
-
-class WordVectorsConfig(PreTrainedConfig):
-    """Sizes of a table of word vectors."""
-
-    model_type = "bertcnn-word-vectors"
-    vocab_size: int = 2
-    hidden_size: int = 300
-    num_hidden_layers: int = 0
-    pad_token_id: int | None = 0
 
 
 class WordVectors(PreTrainedModel):
@@ -68,7 +59,6 @@ class WordVectors(PreTrainedModel):
         return BaseModelOutput(last_hidden_state=states, hidden_states=(states,))
 
 
-AutoConfig.register(WordVectorsConfig.model_type, WordVectorsConfig)
 AutoModel.register(WordVectorsConfig, WordVectors)
 
 

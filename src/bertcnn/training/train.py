@@ -5,7 +5,6 @@ Source:
     Out-of-Distribution", for training the head first.
 """
 
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,14 +19,14 @@ from transformers import set_seed
 
 from bertcnn.errors import SettingsError, TrainingError
 from bertcnn.inference.calibration import fit_temperature, fit_thresholds, probabilities_of
-from bertcnn.inference.metrics import Evaluation, Truth, evaluate
+from bertcnn.inference.metrics import Evaluation, Truth
 from bertcnn.inference.predictor import Predictor
 from bertcnn.network.encoder import load_tokenizer
 from bertcnn.network.model import BertCNN
 from bertcnn.network.states import cache_folder, cached_states
 from bertcnn.network.vectors import build_vectors
 from bertcnn.settings import Settings
-from bertcnn.text.dataset import Examples, Splits
+from bertcnn.text.dataset import Splits
 from bertcnn.text.labels import Labels
 from bertcnn.text.tokens import Pieces, PieceTokenizer
 from bertcnn.training.callbacks import Interruption, ProgressBar, Watchdog
@@ -106,8 +105,8 @@ def train(
     return Trained(
         predictor=predictor,
         settings=settings,
-        dev=evaluate_on(predictor, splits.dev, truths["dev"]),
-        test=None if splits.test is None else evaluate_on(predictor, splits.test, truths["test"]),
+        dev=predictor.evaluate(splits.dev),
+        test=None if splits.test is None else predictor.evaluate(splits.test),
         temperature=temperature,
         history=run.history,
         warnings=run.warnings,
@@ -157,19 +156,6 @@ def build_model(
     if kind != "words" and not training.train_word_embeddings:
         network.get_input_embeddings().requires_grad_(False)
     return network, tokenizer
-
-
-def evaluate_on(predictor: Predictor, examples: Examples, truth: Truth | None = None) -> Evaluation:
-    """Score a predictor on labelled texts.
-
-    Raises:
-        DataError: A label the model does not know.
-    """
-    config = predictor.model.config
-    if truth is None:
-        truth = Labels(tuple(config.label_names), config.is_multi_label).encode(examples.labels, where=examples.source)
-    table = predictor.probabilities(examples.texts)
-    return evaluate(truth, table, config.label_names, thresholds=config.thresholds)
 
 
 class _Run:
@@ -273,8 +259,3 @@ def _calibrate(predictor: Predictor, texts: Sequence[str], truth: Truth) -> floa
         table = probabilities_of(logits / temperature, many=True)
         predictor.model.config.thresholds = fit_thresholds(table, truth)
     return temperature
-
-
-def remove_checkpoints(folder: str | Path) -> None:
-    """Delete what a finished run no longer needs."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,118 @@
+"""A trained model to a folder that appears when it is whole."""
+
+import importlib.metadata
+import json
+import platform
+import shutil
+import tempfile
+from pathlib import Path
+
+from bertcnn.errors import TrainingError
+from bertcnn.inference.metrics import Evaluation
+from bertcnn.settings import write_settings
+from bertcnn.training.train import Trained
+
+VERSIONS_OF = ("bertcnn", "torch", "transformers", "tokenizers", "numpy")
+
+
+def save(trained: Trained, folder: str | Path, *, overwrite: bool = False) -> None:
+    """Write weights, tokenizer, settings, scores and a model card.
+
+    Args:
+        trained: To be saved.
+        folder: It appears under this name when all is written.
+        overwrite: Replace a folder that is there; the old one goes when the new one is whole.
+
+    Raises:
+        TrainingError: The folder is there already, or cannot be written.
+    """
+    place = Path(folder)
+    if place.exists() and not overwrite:
+        raise TrainingError(f"{place} is there already. Give another --output, or --overwrite.")
+    draft = None
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
+        _write(trained, draft)
+        draft.chmod(0o755)
+        if place.exists():
+            old = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-old-"))
+            place.rename(old / place.name)
+            draft.rename(place)
+            shutil.rmtree(old)
+        else:
+            draft.rename(place)
+    except Exception as error:  # safetensors reports a full disk by an error of its own
+        raise TrainingError(
+            f"Cannot write {place}: {error}. Nothing was left half-written; free some space or give another --output."
+        ) from error
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write(trained: Trained, folder: Path) -> None:
+    predictor = trained.predictor
+    predictor.model.config.text_config._name_or_path = ""  # type: ignore[union-attr]  # a path of this machine
+    predictor.model.save_pretrained(folder)
+    predictor.tokenizer.save(folder)
+    write_settings(trained.settings, folder / "run.toml")
+    scores = {
+        "dev": trained.dev.to_dict(),
+        "test": None if trained.test is None else trained.test.to_dict(),
+        "temperature": trained.temperature,
+        "seconds": round(trained.seconds, 1),
+        "warnings": trained.warnings,
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONS_OF},
+        "python": platform.python_version(),
+        "history": trained.history,
+    }
+    (folder / "metrics.json").write_text(json.dumps(scores, indent=1) + "\n", "utf-8")
+    (folder / "README.md").write_text(model_card(trained), "utf-8")
+
+
+def model_card(trained: Trained) -> str:
+    """Return the README of a model folder, with the front matter the Hugging Face hub reads."""
+    config, settings = trained.predictor.model.config, trained.settings
+    encoder = f"{settings.model.encoder}, {config.num_hidden_layers} layers"
+    rows = [_score_row("dev", trained.dev)]
+    if trained.test is not None:
+        rows.append(_score_row("test", trained.test))
+    kind = "any number of labels a text" if config.is_multi_label else "one label a text"
+    warnings = "".join(f"\n> **Warning:** {warning}\n" for warning in trained.warnings)
+    return f"""---
+library_name: bertcnn
+pipeline_tag: text-classification
+tags: [bertcnn, text-classification]
+---
+# A text classifier made with bertcnn
+
+A convolution (widths {", ".join(map(str, config.kernel_sizes))} x {config.num_filters} filters) over the states of
+{encoder}, trained by `{settings.training.method}` in {trained.seconds:.0f} s. Labels ({kind}):
+{", ".join(f"`{name}`" for name in config.label_names)}.
+{warnings}
+| split | texts | accuracy | macro F1 | log loss | calibration error |
+|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+In brackets: 95 % bootstrap intervals over the texts. The epoch, the temperature
+({trained.temperature:.2f}, folded into the weights) and any thresholds were chosen on dev, so its scores flatter.
+
+```python
+from bertcnn import Predictor
+
+predictor = Predictor.load("path/to/this/folder")
+predictor.predict(["..."])[0].label
+```
+
+All settings are in `run.toml`, all scores in `metrics.json`. Texts of any length are read whole. The model has
+seen only texts like its training texts; on others, measure before you trust it.
+"""
+
+
+def _score_row(name: str, scores: Evaluation) -> str:
+    cells = [
+        f"{scores.headlines[key].value:.3f} [{scores.headlines[key].low:.3f}, {scores.headlines[key].high:.3f}]"
+        for key in ("accuracy", "macro_f1", "log_loss", "calibration_error")
+    ]
+    return f"| {name} | {scores.texts} | {' | '.join(cells)} |"
