@@ -63,7 +63,9 @@ def main() -> None:
         for split in ("dev",) if options.dev_only else ("dev", "test"):
             values = {m: [row[split][m] for row in scores] for m in ("accuracy", "macro_f1")}
             said = "  ".join(f"{m} {statistics.mean(v):.4f} {[round(x, 4) for x in v]}" for m, v in values.items())
-            print(f"{name} {changes} {split}: {said}  {statistics.mean(r['seconds'] for r in scores):.0f} s", flush=True)
+            print(
+                f"{name} {changes} {split}: {said}  {statistics.mean(r['seconds'] for r in scores):.0f} s", flush=True
+            )
 
 
 def run(place: Path, settings: Settings, has_dev: bool, has_test: bool, dev_only: bool) -> dict[str, object]:
@@ -85,7 +87,9 @@ def run(place: Path, settings: Settings, has_dev: bool, has_test: bool, dev_only
     return {
         "seconds": round(time.perf_counter() - started, 1),
         **{n: {m: e.value for m, e in s.headlines.items()} for n, s in scores.items() if s is not None},
-        "interval": None if trained.test is None else [trained.test.headlines["accuracy"].low, trained.test.headlines["accuracy"].high],
+        "interval": None
+        if trained.test is None
+        else [trained.test.headlines["accuracy"].low, trained.test.headlines["accuracy"].high],
         "epochs": max((float(str(h.get("epoch", 0))) for h in trained.history), default=0),
         "warnings": trained.warnings,
     }

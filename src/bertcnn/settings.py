@@ -80,7 +80,7 @@ class TrainingSettings:
     )
     focal_gamma: float = _setting(0.0, "Exponent of the focal loss; 0 is cross entropy.")
     label_smoothing: float = _setting(0.0, "Share of the target spread over all labels.")
-    max_train_pieces: int = _setting(16384, "Longer texts are cut to this in training; never in prediction.")
+    max_train_pieces: int = _setting(2048, "Longer texts are cut to this in training; never in prediction.")
     precision: Literal["auto", "fp32", "bf16"] = _setting("auto", "auto: bf16 on a GPU that has it.")
     gradient_accumulation: int = _setting(1, "Batches a step of the optimizer.")
     gradient_checkpointing: bool = _setting(False, "Trade time for memory in the encoder.")
@@ -210,8 +210,15 @@ def _out_of_range(settings: Settings) -> list[str]:
     positive = {
         model: ("num_filters", "vector_size"),
         training: (
-            "epochs", "head_epochs", "batch_size", "encoder_learning_rate", "head_learning_rate",
-            "max_gradient_norm", "patience", "max_train_pieces", "gradient_accumulation",
+            "epochs",
+            "head_epochs",
+            "batch_size",
+            "encoder_learning_rate",
+            "head_learning_rate",
+            "max_gradient_norm",
+            "patience",
+            "max_train_pieces",
+            "gradient_accumulation",
         ),
     }
     rules += [(n, getattr(s, n), getattr(s, n) > 0, "more than 0") for s, names in positive.items() for n in names]

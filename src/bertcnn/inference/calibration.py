@@ -41,9 +41,7 @@ def fit_thresholds(probabilities: Floats, truth: Truth) -> list[float]:
     """
     shared = _best_threshold(probabilities.ravel(), truth.ravel())
     enough = truth.sum(axis=0) >= FEWEST_POSITIVES
-    return [
-        _best_threshold(probabilities[:, k], truth[:, k]) if enough[k] else shared for k in range(truth.shape[1])
-    ]
+    return [_best_threshold(probabilities[:, k], truth[:, k]) if enough[k] else shared for k in range(truth.shape[1])]
 
 
 def probabilities_of(logits: Floats, *, many: bool) -> npt.NDArray[np.float64]:

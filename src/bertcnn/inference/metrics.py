@@ -13,6 +13,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 Floats = npt.NDArray[np.floating[Any]]
 Truth = npt.NDArray[np.integer[Any]] | npt.NDArray[np.floating[Any]]
+Counts = npt.NDArray[Any]
 Score = Callable[[Truth, Truth, Floats], float]
 
 RESAMPLES = 1000
@@ -94,7 +95,7 @@ def evaluate(
 def decide(probabilities: Floats, *, many: bool, thresholds: Sequence[float] | None = None) -> npt.NDArray[np.int64]:
     """Return class ids ``(N,)``, or for many labels a text 0 and 1 ``(N, K)``."""
     if not many:
-        return probabilities.argmax(axis=1).astype(np.int64)
+        return np.asarray(probabilities.argmax(axis=1), dtype=np.int64)
     return (probabilities >= (0.5 if thresholds is None else np.asarray(thresholds))).astype(np.int64)
 
 
@@ -149,7 +150,7 @@ SCORES: dict[str, Score] = {
 }
 
 
-def _counts(truth: Truth, answers: Truth, labels: int) -> tuple[Floats, Floats, Floats]:
+def _counts(truth: Truth, answers: Truth, labels: int) -> tuple[Counts, Counts, Counts]:
     if truth.ndim == 2:
         return ((truth > 0.5) & (answers > 0.5)).sum(0), answers.sum(0), truth.sum(0)
     hits = np.bincount(truth[truth == answers], minlength=labels)

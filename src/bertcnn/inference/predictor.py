@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bertcnn.inference.calibration import probabilities_of
 from bertcnn.inference.metrics import Evaluation, decide, evaluate
+from bertcnn.network.encoder import quiet_transformers
 from bertcnn.network.model import BertCNN, check_folder
 from bertcnn.network.states import embed_with, stream_states
 from bertcnn.text.dataset import Examples
@@ -78,19 +79,20 @@ class Predictor:
         """
         check_folder(folder)
         tokenizer = PieceTokenizer.load(folder)
-        model = BertCNN.from_pretrained(folder)
+        with quiet_transformers():
+            model = BertCNN.from_pretrained(folder)
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(place), tokenizer, max_tokens=max_tokens)
 
     @property
     def label_names(self) -> list[str]:
         """Names of the labels, in the order of the logits."""
-        return self.model.config.label_names
+        return list(self.model.config.label_names)
 
     @property
     def is_multi_label(self) -> bool:
         """True where a text can have many labels, or none."""
-        return self.model.config.is_multi_label
+        return bool(self.model.config.is_multi_label)
 
     def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return the model's logits, float32 ``(N, K)``, in the order of the texts.

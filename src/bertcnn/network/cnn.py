@@ -31,9 +31,7 @@ class TextCNN(nn.Module):
         kernel_sizes: Window widths, in pieces.
     """
 
-    def __init__(
-        self, hidden_size: int, num_filters: int = 100, kernel_sizes: Sequence[int] = (3, 4, 5)
-    ) -> None:
+    def __init__(self, hidden_size: int, num_filters: int = 100, kernel_sizes: Sequence[int] = (3, 4, 5)) -> None:
         super().__init__()
         if num_filters < 1 or not kernel_sizes or min(kernel_sizes) < 1:
             raise ValueError(
@@ -85,7 +83,8 @@ class TextCNN(nn.Module):
                 scores = at_place if scores is None else scores + at_place
                 inside = piece_is_real if inside is None else inside & piece_is_real
                 place += self.num_filters
-            assert scores is not None and inside is not None
+            assert scores is not None
+            assert inside is not None
             best, where = scores.masked_fill(~inside[:, :, None], -torch.inf).max(dim=1)
             responses.append(best)
             positions.append(where.masked_fill(~inside.any(dim=1, keepdim=True), -1))

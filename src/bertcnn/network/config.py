@@ -1,6 +1,6 @@
 """What shapes a model, in Hugging Face's form; loads no torch of its own accord."""
 
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
@@ -43,7 +43,7 @@ class BertCNNConfig(PreTrainedConfig):
     """
 
     model_type = "bertcnn"
-    sub_configs = {"text_config": AutoConfig}
+    sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig}
 
     text_config: dict[str, Any] | PreTrainedConfig | None = None
     states: str = "last"

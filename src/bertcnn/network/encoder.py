@@ -6,6 +6,8 @@ What lives here is all that knows how foreign encoders differ.
 import hashlib
 import inspect
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,8 +15,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from bertcnn.errors import EncoderError, ModelError, SettingsError
 from bertcnn.text.tokens import PieceTokenizer
@@ -86,15 +88,11 @@ def load_encoder(name: str, depth: int | Literal["half", "all"] = "all") -> PreT
     if config.is_encoder_decoder:
         raise EncoderError(f"{name!r} is a {config.model_type} encoder-decoder; name an encoder, such as a BERT.")
     cut(config, depth)
-    model_class = MODEL_MAPPING.get(type(config), None)
-    if model_class is None:
-        raise EncoderError(f"{name!r} is a {config.model_type!r} model, which transformers cannot use as an encoder.")
-    # The pooler is a layer above the states; nothing here reads it.
-    no_pooler = {"add_pooling_layer": False} if _takes_pooler_choice(model_class) else {}
     try:
-        encoder: PreTrainedModel = AutoModel.from_pretrained(
-            place, config=config, use_safetensors=True, dtype=torch.float32, **no_pooler
-        )
+        with quiet_transformers():
+            encoder: PreTrainedModel = _model_class(config).from_pretrained(
+                place, config=config, use_safetensors=True, dtype=torch.float32, **_no_pooler(config)
+            )
     except (OSError, ValueError) as error:
         raise EncoderError(_not_found(name, error)) from error
     return encoder
@@ -102,9 +100,7 @@ def load_encoder(name: str, depth: int | Literal["half", "all"] = "all") -> PreT
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """Build an encoder of a configuration, with random weights and without a pooler."""
-    model_class = MODEL_MAPPING[type(config)]
-    no_pooler = {"add_pooling_layer": False} if _takes_pooler_choice(model_class) else {}
-    encoder: PreTrainedModel = AutoModel.from_config(config, **no_pooler)
+    encoder: PreTrainedModel = _model_class(config)._from_config(config, **_no_pooler(config))
     return encoder
 
 
@@ -205,8 +201,34 @@ def encode(encoder: nn.Module, states: str, **inputs: Any) -> tuple[Tensor, Any]
     return torch.cat(layers, dim=-1), output
 
 
-def _takes_pooler_choice(model_class: Any) -> bool:
-    return "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from warning of every layer that is left out on purpose, and from bars of its own."""
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _model_class(config: PreTrainedConfig) -> Any:
+    # Imported here: transformers' table of models loads ours, which loads this module (_register.py).
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    try:
+        return MODEL_MAPPING[type(config)]
+    except KeyError as error:
+        raise EncoderError(f"A {config.model_type!r} model cannot be used as an encoder by transformers.") from error
+
+
+def _no_pooler(config: PreTrainedConfig) -> dict[str, bool]:
+    """Leave out the pooler, a layer above the states that nothing here reads."""
+    takes = inspect.signature(_model_class(config).__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
 
 
 def _not_found(name: str, error: Exception) -> str:

@@ -33,7 +33,9 @@ def classification_loss(
         Lin et al. (2017), "Focal Loss for Dense Object Detection", eq. 4;
         Szegedy et al. (2016), "Rethinking the Inception Architecture", sec. 7.
     """
-    weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=logits.dtype, device=logits.device)
+    weights = (
+        None if class_weights is None else torch.as_tensor(class_weights, dtype=logits.dtype, device=logits.device)
+    )
     if labels.dim() == 2:
         target = labels.to(logits.dtype)
         smoothed = target * (1 - label_smoothing) + label_smoothing / 2

@@ -20,9 +20,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from bertcnn.errors import ModelError, SettingsError
 from bertcnn.network.cnn import TextCNN
-from bertcnn.network.config import FORMAT_VERSION, MULTI, SINGLE, BertCNNConfig
+from bertcnn.network.config import FORMAT_VERSION, MULTI, SINGLE, BertCNNConfig, WordVectorsConfig
 from bertcnn.network.encoder import build_encoder, encode, load_encoder, longest_window, states_count, states_width
 from bertcnn.network.loss import classification_loss
+from bertcnn.network.vectors import WordVectors
 from bertcnn.text.tokens import Batch, Pieces, make_batch, segments
 
 WEIGHTS = "model.safetensors"
@@ -42,7 +43,7 @@ class ScalarMix(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Mix ``(B, T, R * D)`` to ``(B, T, D)``, R the layers side by side."""
-        layers = states.unflatten(-1, (len(self.weights), -1))
+        layers = states.reshape(*states.shape[:2], len(self.weights), -1)
         return self.factor * torch.einsum("btrd,r->btd", layers, self.weights.softmax(dim=0))
 
 
@@ -51,7 +52,7 @@ class Head(nn.Module):
 
     def __init__(self, config: BertCNNConfig) -> None:
         super().__init__()
-        self.options = {
+        self.options: dict[str, Any] = {
             "class_weights": config.class_weights,
             "focal_gamma": config.focal_gamma,
             "label_smoothing": config.label_smoothing,
@@ -69,9 +70,7 @@ class Head(nn.Module):
         """Return what :class:`TextCNN` finds in states ``(B, T, S)``: features, positions."""
         return cast(tuple[Tensor, Tensor], self.cnn(self.mix(states), mask))
 
-    def forward(
-        self, states: Tensor, mask: Tensor, labels: Tensor | None = None
-    ) -> SequenceClassifierOutput:
+    def forward(self, states: Tensor, mask: Tensor, labels: Tensor | None = None) -> SequenceClassifierOutput:
         """Return logits ``(B, K)`` of states ``(B, T, S)``, and with labels the loss."""
         features, _ = self.features(states, mask)
         logits = self.classifier(self.dropout(features))
@@ -81,8 +80,8 @@ class Head(nn.Module):
     @torch.no_grad()
     def divide_logits(self, temperature: float) -> None:
         """Calibrate for good: the last layer is linear, so a temperature is a factor of its weights."""
-        self.classifier.weight /= temperature
-        self.classifier.bias /= temperature
+        self.classifier.weight.div_(temperature)
+        self.classifier.bias.div_(temperature)
 
 
 class BertCNN(PreTrainedModel):
@@ -149,7 +148,7 @@ class BertCNN(PreTrainedModel):
             freeze_encoder: Train the head alone.
             max_length: Pieces the encoder reads at once; longer texts are read in windows.
                 Bounded by what the encoder can.
-            overlap: Pieces that neighbouring windows share.
+            overlap: Pieces that neighbouring windows share; at most half of what one holds.
             special_pieces: How many the tokenizer puts before and after a text.
             class_weights: Factors of the loss, by label.
             focal_gamma: Exponent of the focal loss; 0 is none.
@@ -163,11 +162,7 @@ class BertCNN(PreTrainedModel):
         names = list(labels) if labels is not None else [f"LABEL_{i}" for i in range(num_labels)]
         length = min(max_length, longest_window(trunk))
         room = length - sum(special_pieces)
-        if not 0 <= overlap <= room // 2:
-            raise SettingsError(
-                f"overlap is {overlap}, expected 0 to {max(room // 2, 0)}: half of what a window of "
-                f"{length} pieces holds."
-            )
+        overlap = max(0, min(overlap, room // 2))
         if max(kernel_sizes) > room - overlap:
             raise SettingsError(
                 f"kernel_sizes has {max(kernel_sizes)}, expected at most {room - overlap}: what a window adds."
@@ -198,7 +193,7 @@ class BertCNN(PreTrainedModel):
             model._init_weights(module)
         if freeze_encoder:
             trunk.requires_grad_(False)
-        return model.eval()
+        return cast(Self, model.eval())
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, TextCNN):
@@ -287,11 +282,7 @@ class BertCNN(PreTrainedModel):
         rows = [row[keep].numpy() for row, keep in zip(input_ids.cpu(), kept, strict=True)]
         starts = torch.tensor([0, *(len(row) for row in rows)]).cumsum(0).numpy()
         pieces = Pieces(torch.cat([torch.from_numpy(row) for row in rows]).numpy(), starts)
-        parts = [
-            part
-            for i, row in enumerate(rows)
-            for part in segments(i, len(row), self.config.windowing, reach=0)
-        ]
+        parts = [part for i, row in enumerate(rows) for part in segments(i, len(row), self.config.windowing, reach=0)]
         batch = make_batch(pieces, parts, pad_id=self.config.encoder.pad_token_id or 0)
         return tuple(tensor.to(input_ids.device) for tensor in batch_tensors(batch))
 
@@ -367,5 +358,6 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+AutoModel.register(WordVectorsConfig, WordVectors)
 AutoModel.register(BertCNNConfig, BertCNN)
 AutoModelForSequenceClassification.register(BertCNNConfig, BertCNN)

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bertcnn.errors import TrainingError
-from bertcnn.network.encoder import states_width
+from bertcnn.network.encoder import load_tokenizer, states_width
 from bertcnn.network.model import BertCNN, batch_tensors
 from bertcnn.text.tokens import Batch, Pieces, PieceTokenizer, make_batch, plan_batches
 
@@ -57,8 +57,7 @@ def stream_states(
         with torch.inference_mode():
             # A segment of a long text can be more windows than are good to encode at once.
             windows = [
-                model.stitched_states(ids[i : i + rows], mask[i : i + rows], None)[0]
-                for i in range(0, len(ids), rows)
+                model.stitched_states(ids[i : i + rows], mask[i : i + rows], None)[0] for i in range(0, len(ids), rows)
             ]
             states = torch.cat(windows)
             yield batch, states if batch.is_plain else states.flatten(0, 1)[source]
@@ -114,7 +113,7 @@ def write_states(
     draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".draft-"))
     try:
         np.save(draft / "starts.npy", pieces.starts)
-        values = np.lib.format.open_memmap(draft / "states.npy", "w+", np.float16, (total, width))  # type: ignore[no-untyped-call]
+        values = np.lib.format.open_memmap(draft / "states.npy", "w+", np.float16, (total, width))
         # Without its blocks, a map on a full disk would kill the process at some later write.
         with (draft / "states.npy").open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, max(1, (draft / "states.npy").stat().st_size))
@@ -191,7 +190,7 @@ def embed(
     texts: Sequence[str],
     *,
     encoder: str = "minilm",
-    depth: int | str = "all",
+    depth: int | Literal["half", "all"] = "all",
     states: str = "last",
     max_length: int = 512,
     overlap: int = 64,
@@ -217,18 +216,26 @@ def embed(
     >>> tuple(states.shape), mask.sum(dim=1).tolist()
     ((2, 7, 384), [7, 4])
     """
-    from bertcnn.network.encoder import load_tokenizer
-
-    tokenizer = load_tokenizer(encoder)
-    model = BertCNN.from_encoder(
-        encoder,
-        depth=depth,  # type: ignore[arg-type]
-        states=states,
-        max_length=max_length,
-        overlap=overlap,
-        special_pieces=(len(tokenizer.prefix), len(tokenizer.suffix)),
-    )
+    model, tokenizer = load_for_embedding(encoder, depth, states, max_length, overlap)
     return embed_with(model, tokenizer, texts)
+
+
+def load_for_embedding(
+    encoder: str, depth: int | Literal["half", "all"], states: str, max_length: int, overlap: int
+) -> tuple[BertCNN, PieceTokenizer]:
+    """Load what :func:`embed` runs.
+
+    That is an encoder by name, or the one in a bertcnn model folder, whose own depth and states
+    then hold.
+    """
+    if (Path(encoder) / "run.toml").is_file():
+        return BertCNN.from_pretrained(encoder), PieceTokenizer.load(encoder)
+    tokenizer = load_tokenizer(encoder)
+    special = (len(tokenizer.prefix), len(tokenizer.suffix))
+    model = BertCNN.from_encoder(
+        encoder, depth=depth, states=states, max_length=max_length, overlap=overlap, special_pieces=special
+    )
+    return model, tokenizer
 
 
 def embed_with(model: BertCNN, tokenizer: PieceTokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

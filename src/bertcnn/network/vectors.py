@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from bertcnn.errors import EncoderError
@@ -43,23 +43,20 @@ class WordVectors(PreTrainedModel):
         """Return the table."""
         return self.embeddings
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Put another table in its place."""
         self.embeddings = value
 
     def forward(
         self,
         input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,  # noqa: ARG002  # what encoders take
         inputs_embeds: Tensor | None = None,
         **_: Any,
     ) -> BaseModelOutput:
         """Look up vectors: int64 ``(B, T)`` to float ``(B, T, D)``."""
         states = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         return BaseModelOutput(last_hidden_state=states, hidden_states=(states,))
-
-
-AutoModel.register(WordVectorsConfig, WordVectors)
 
 
 def build_vectors(
@@ -80,7 +77,7 @@ def build_vectors(
     cutter = Tokenizer(models.WordLevel({PAD: 0, UNKNOWN: 1}, unk_token=UNKNOWN))
     cutter.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     # Words with their inner apostrophes, else single signs.
-    words = Regex(r"\w+(?:['’]\w+)*|[^\w\s]")
+    words = Regex("\\w+(?:['\u2019]\\w+)*|[^\\w\\s]")
     cutter.pre_tokenizer = pre_tokenizers.Split(words, behavior="removed", invert=True)
     vocabulary: dict[str, int] = {PAD: 0, UNKNOWN: 1}
     for text in texts:

@@ -106,7 +106,8 @@ def load_splits(
     Args:
         source: See :func:`load_examples`.
         settings: Columns, and the fractions to take.
-        dev, test: Files (or other sources) of their own.
+        dev: File (or other source) to choose on.
+        test: File (or other source) to test on.
         seed: Of the division.
 
     Raises:
@@ -158,7 +159,7 @@ def stratified_rows(examples: Examples, fraction: float, *, seed: int) -> list[i
     strata: dict[str, list[list[int]]] = defaultdict(list)
     for rows in groups.values():
         strata[stratum(rows)].append(rows)
-    generator = random.Random(seed)
+    generator = random.Random(seed)  # noqa: S311  # no secret hangs on it
     line: list[list[int]] = []
     for name in sorted(strata):
         members = strata[name]
@@ -265,5 +266,5 @@ def _named(table: Any) -> list[Row]:
     for column, feature in table.features.items():
         inner = getattr(feature, "feature", feature)
         if hasattr(inner, "int2str"):
-            names[column] = lambda v, f=inner: [f.int2str(i) for i in v] if isinstance(v, list) else f.int2str(v)
+            names[column] = inner.int2str  # takes a number, or a list of them
     return [{k: names[k](v) if k in names and v is not None else v for k, v in row.items()} for row in table]

@@ -160,8 +160,10 @@ def _read_jsonl(path: Path, encoding: str) -> Iterator[Row]:
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path} line {number} is not JSON ({error}). Is the file cut off?") from error
             if not isinstance(row, dict):
-                raise DataError(f"{path} line {number} is a {type(row).__name__}, expected an object such as "
-                                '{"text": "...", "label": "..."}.')
+                raise DataError(
+                    f"{path} line {number} is a {type(row).__name__}, expected an object such as "
+                    '{"text": "...", "label": "..."}.'
+                )
             yield row
 
 
@@ -201,16 +203,18 @@ def write_rows(file: str | Path, rows: Iterable[Row]) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        with open(handle, "w+b") as stream:
-            os.chmod(draft, 0o666 & ~_umask())
+        with os.fdopen(handle, "w+b") as stream:
+            os.fchmod(handle, 0o666 & ~_umask())
             if ending == ".parquet":
                 count = _write_parquet(stream, rows)
             else:
                 text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogatepass", newline="")
-                count = write_jsonl(text, rows) if ending == ".jsonl" else write_separated(text, rows, DELIMITERS[ending])
+                count = (
+                    write_jsonl(text, rows) if ending == ".jsonl" else write_separated(text, rows, DELIMITERS[ending])
+                )
                 text.flush()
                 text.detach()
-        os.replace(draft, path)
+        Path(draft).replace(path)
         draft = None
         return count
     except OSError as error:
@@ -244,12 +248,12 @@ def write_jsonl(stream: IO[str], rows: Iterable[Row]) -> int:
 
 def _write_parquet(stream: IO[bytes], rows: Iterable[Row]) -> int:
     parquet = _pyarrow_parquet()
-    import pyarrow
+    import pyarrow as pa
 
     writer: Any = None
     count = 0
     for chunk in _chunks(rows):
-        table = pyarrow.Table.from_pylist(chunk, schema=None if writer is None else writer.schema)
+        table = pa.Table.from_pylist(chunk, schema=None if writer is None else writer.schema)
         writer = writer or parquet.ParquetWriter(stream, table.schema)
         writer.write_table(table)
         count += len(chunk)

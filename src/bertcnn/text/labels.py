@@ -47,7 +47,9 @@ class Labels:
             )
         return cls(tuple(names), many)
 
-    def encode(self, labels: Sequence[Label], *, where: str = "the data") -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+    def encode(
+        self, labels: Sequence[Label], *, where: str = "the data"
+    ) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
         """Return class ids, int64 ``(N,)``, or for many labels a text rows, float32 ``(N, K)``.
 
         Raises:

@@ -176,9 +176,7 @@ def segments(
         yield Segment(text, begin, rows, (owner - read_from) * windowing.length + columns)
 
 
-def plan_batches(
-    lengths: Ints, windowing: Windowing, *, max_tokens: int, reach: int
-) -> Iterator[list[Segment]]:
+def plan_batches(lengths: Ints, windowing: Windowing, *, max_tokens: int, reach: int) -> Iterator[list[Segment]]:
     """Group texts into batches of like length whose padded size stays within a budget.
 
     Args:

@@ -3,7 +3,7 @@
 import math
 import signal
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -115,7 +115,7 @@ class Interruption(TrainerCallback):
         self.wanted = False
         self.before: Any = None
 
-    def __enter__(self) -> "Interruption":
+    def __enter__(self) -> Self:
         try:
             self.before = signal.signal(signal.SIGINT, self._note)
         except ValueError:  # not the main thread: nobody presses Ctrl-C there

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from bertcnn.errors import TrainingError
 from bertcnn.inference.metrics import Evaluation
+from bertcnn.network.encoder import quiet_transformers
+from bertcnn.network.model import WEIGHTS
 from bertcnn.settings import write_settings
 from bertcnn.training.train import Trained
 
@@ -53,8 +55,10 @@ def save(trained: Trained, folder: str | Path, *, overwrite: bool = False) -> No
 
 def _write(trained: Trained, folder: Path) -> None:
     predictor = trained.predictor
-    predictor.model.config.text_config._name_or_path = ""  # type: ignore[union-attr]  # a path of this machine
-    predictor.model.save_pretrained(folder)
+    predictor.model.config.text_config._name_or_path = ""  # a path of this machine
+    with quiet_transformers():
+        predictor.model.save_pretrained(folder)
+    (folder / WEIGHTS).chmod(0o644)  # safetensors makes it private; the folder decides who reads
     predictor.tokenizer.save(folder)
     write_settings(trained.settings, folder / "run.toml")
     scores = {

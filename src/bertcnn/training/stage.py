@@ -20,7 +20,7 @@ from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
 
 from bertcnn.inference.calibration import fit_thresholds, probabilities_of
 from bertcnn.inference.metrics import SCORES, Truth, decide
-from bertcnn.network.encoder import layer_of_parameters
+from bertcnn.network.encoder import layer_of_parameters, quiet_transformers
 from bertcnn.network.model import BertCNN, Head, batch_tensors
 from bertcnn.network.states import States
 from bertcnn.network.vectors import WordVectors
@@ -106,6 +106,8 @@ def run_stage(
 ) -> list[dict[str, float]]:
     """Train a module in place and leave it with its best epoch's weights; return Trainer's log."""
     optimizer = make_optimizer(module, settings)
+    if settings.gradient_checkpointing and isinstance(module, BertCNN):
+        module.gradient_checkpointing_enable()
     reports = [name for name in settings.report_to if name != "none"]
     bf16 = settings.precision == "bf16" or (
         settings.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
@@ -116,7 +118,6 @@ def run_stage(
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
-        gradient_checkpointing=settings.gradient_checkpointing and isinstance(module, BertCNN),
         max_grad_norm=settings.max_gradient_norm,
         warmup_steps=settings.warmup if settings.warmup < 1 else 0.999,
         lr_scheduler_type="linear",
@@ -149,7 +150,8 @@ def run_stage(
     )
     trainer.remove_callback(PrinterCallback)
     last = get_last_checkpoint(str(stage.folder)) if resume and stage.folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    with quiet_transformers():
+        trainer.train(resume_from_checkpoint=last)
     module.eval()
     return list(trainer.state.log_history)
 

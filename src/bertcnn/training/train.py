@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from accelerate import PartialState
 from rich.console import Console
 from transformers import set_seed
@@ -87,7 +86,9 @@ def train(
     set_seed(settings.training.seed)
     labels = Labels.of(splits.train.labels)
     parts = {"train": splits.train, "dev": splits.dev, "test": splits.test}
-    truths = {n: labels.encode(part.labels, where=part.source) for n, part in parts.items() if part is not None}
+    truths: dict[str, Truth] = {
+        n: labels.encode(part.labels, where=part.source) for n, part in parts.items() if part is not None
+    }
     model, tokenizer = build_model(settings, labels, splits.train.texts, truths["train"])
     set_seed(settings.training.seed)  # whatever loading drew, filters and order begin here
     model.head.apply(model._init_weights)
@@ -129,9 +130,7 @@ def build_model(
     model, training = settings.model, settings.training
     kind, _, file = model.encoder.partition(":")
     if kind == "words":
-        encoder, tokenizer = build_vectors(
-            list(texts), file=file or None, size=model.vector_size, seed=training.seed
-        )
+        encoder, tokenizer = build_vectors(list(texts), file=file or None, size=model.vector_size, seed=training.seed)
         max_length, overlap = 1 << 30, 0
     else:
         encoder, tokenizer = model.encoder, load_tokenizer(model.encoder)  # type: ignore[assignment]
@@ -231,9 +230,7 @@ class _Run:
         return sets
 
 
-def _class_weights(
-    choice: str | tuple[float, ...], labels: Labels, truth: Truth
-) -> npt.NDArray[np.float64] | list[float] | None:
+def _class_weights(choice: str | tuple[float, ...], labels: Labels, truth: Truth) -> list[float] | None:
     if choice == "none":
         return None
     if isinstance(choice, tuple):

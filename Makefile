@@ -1,0 +1,49 @@
+# make            lists the targets
+# make install    makes .venv with all that is needed; the others do so themselves
+
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test test-all check fix bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## make .venv and install everything
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+run: $(STAMP) ## train on the built-in reviews, evaluate, classify four sentences
+	$(BIN)/bertcnn train builtin:reviews --output runs/quickstart --overwrite
+	@printf '%s\n' 'The movie was not bad at all.' 'I expected more for the price.' \
+	  'Couldn'"'"'t be happier with the service!' 'Great, it broke on the first day.' \
+	  | $(BIN)/bertcnn predict runs/quickstart --table
+
+test: $(STAMP) ## the tests, within a minute or so
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+test-all: $(STAMP) ## the slow tests and those on real data (BERTCNN_DATA) as well
+	$(BIN)/python -m pytest -m ''
+
+check: $(STAMP) ## style, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(STAMP) ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## accuracy and speed on real data (BERTCNN_DATA); hours
+	$(BIN)/python bench/speed.py
+	$(BIN)/python bench/accuracy.py --all
+
+clean: ## remove what was made
+	rm -rf $(VENV) runs build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

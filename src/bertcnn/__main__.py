@@ -1,0 +1,5 @@
+"""``python -m bertcnn`` is the command ``bertcnn``."""
+
+from bertcnn.apps.cli import main
+
+main()

@@ -1,0 +1,138 @@
+"""The classifier as scikit-learn wants it."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import check_is_fitted
+
+from bertcnn.errors import DataError, nearest
+from bertcnn.inference.metrics import decide
+from bertcnn.settings import DataSettings, ModelSettings, Settings, TrainingSettings, change
+from bertcnn.text.dataset import Examples, Splits, stratified_rows
+from bertcnn.text.labels import Label
+from bertcnn.training.train import train
+
+DEFAULTS: dict[str, Any] = {
+    **{one.name: one.default for kind in (ModelSettings, TrainingSettings) for one in fields(kind)},
+    "report_to": ("none",),
+    "dev_fraction": DataSettings().dev_fraction,
+    "verbose": False,
+}
+
+
+class BertCNNClassifier(ClassifierMixin, BaseEstimator):
+    """A convolution on top of BERT, for Pipeline, cross_val_score, GridSearchCV, clone and joblib.
+
+    ``X`` is a sequence of texts. ``y`` is one label a text, of any type scikit-learn sorts, or for
+    many labels a text an indicator matrix ``(N, K)`` of 0 and 1, as MultiLabelBinarizer makes.
+
+    Parameters are the settings of the model and of training (:mod:`bertcnn.settings`), by their
+    names, and ``dev_fraction``, the share of the texts that choices are made on; ``verbose`` shows
+    progress.
+
+    Attributes:
+        classes_: The labels, in the order of the columns of ``predict_proba``.
+        trained_: What training made; ``trained_.predictor`` is its :class:`Predictor`.
+
+    >>> from sklearn.model_selection import cross_val_score
+    >>> cross_val_score(BertCNNClassifier(method="frozen"), texts, labels)  # doctest: +SKIP
+    """
+
+    def __init__(self, **parameters: Any) -> None:
+        unknown = [name for name in parameters if name not in DEFAULTS]
+        if unknown:
+            raise TypeError(f"Unexpected parameter {unknown[0]!r}.{nearest(unknown[0], DEFAULTS)}")
+        for name, default in DEFAULTS.items():
+            setattr(self, name, parameters.get(name, default))
+
+    # scikit-learn reads the parameters from here; they are the settings, written once.
+    __init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),
+            *(inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d) for n, d in DEFAULTS.items()),
+        ]
+    )
+
+    def fit(self, X: Sequence[str], y: Any) -> Self:  # noqa: N803  # scikit-learn's name
+        """Train on texts and their labels.
+
+        Raises:
+            DataError: Texts that are none, or labels that cannot be learned.
+            SettingsError: A parameter of the wrong type or out of range.
+        """
+        texts = _texts(X)
+        if len(texts) != len(y):
+            raise DataError(f"X has {len(texts)} texts, but y has {len(y)} labels.")
+        given = {name: value for name, value in self.get_params().items() if name != "verbose"}
+        given = {k: tuple(v) if isinstance(v, list | np.ndarray) else v for k, v in given.items()}
+        settings = change(Settings(), given)
+        labels = self._labels(y)
+        examples = Examples(texts, labels, "X")
+        dev = set(stratified_rows(examples, settings.data.dev_fraction, seed=settings.training.seed))
+        if not dev:
+            raise DataError(f"{len(texts)} texts are too few to keep a share of {self.dev_fraction} to choose on.")
+        rest = (i for i in range(len(texts)) if i not in dev)
+        splits = Splits(examples.pick(rest, "train"), examples.pick(sorted(dev), "dev"))
+        self.trained_ = train(splits, settings, console=Console() if self.verbose else None)
+        return self
+
+    def decision_function(self, X: Sequence[str]) -> npt.NDArray[np.float64]:  # noqa: N803
+        """Return logits ``(N, K)``; for two classes, as scikit-learn wants it, their difference ``(N,)``."""
+        check_is_fitted(self, "trained_")
+        logits = self._in_order(self.trained_.predictor.logits(_texts(X)).astype(np.float64))
+        if len(self.classes_) == 2 and not self._is_multi_label:
+            return np.asarray(logits[:, 1] - logits[:, 0])
+        return logits
+
+    def predict_proba(self, X: Sequence[str]) -> npt.NDArray[np.float64]:  # noqa: N803
+        """Return probabilities ``(N, K)``, columns in the order of ``classes_``."""
+        check_is_fitted(self, "trained_")
+        return self._in_order(self.trained_.predictor.probabilities(_texts(X)))
+
+    def predict(self, X: Sequence[str]) -> npt.NDArray[Any]:  # noqa: N803
+        """Return the label of each text, or for many labels a text the indicator matrix ``(N, K)``."""
+        table = self.predict_proba(X)
+        thresholds = self.trained_.predictor.model.config.thresholds
+        in_order = None if thresholds is None else self._in_order(np.array([thresholds]))[0]
+        answers = decide(table, many=self._is_multi_label, thresholds=in_order)
+        return answers if self._is_multi_label else np.asarray(self.classes_[answers])
+
+    def score(self, X: Sequence[str], y: Any, sample_weight: Any = None) -> float:  # noqa: N803
+        """Return the accuracy (many labels a text: of whole label sets)."""
+        return float(super().score(X, y, sample_weight))
+
+    def _labels(self, y: Any) -> list[Label]:
+        """Note the classes, and name each by its place, so that labels of any type do."""
+        self._is_multi_label = type_of_target(y) == "multilabel-indicator"
+        if self._is_multi_label:
+            matrix = np.asarray(y.todense() if hasattr(y, "todense") else y)
+            self.classes_ = np.arange(matrix.shape[1])
+            return [tuple(str(k) for k in np.flatnonzero(row)) for row in matrix]
+        self.classes_, places = np.unique(np.asarray(y), return_inverse=True)
+        return [str(place) for place in places]
+
+    def _in_order(self, table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Put columns in the order of ``classes_``; a label no training text had is never likely."""
+        names = self.trained_.predictor.label_names
+        if len(names) == len(self.classes_):
+            return table
+        full = np.full((len(table), len(self.classes_)), table.min(initial=0.0) if table.min(initial=0.0) < 0 else 0.0)
+        full[:, [int(name) for name in names]] = table
+        return full
+
+
+def _texts(texts: Any) -> list[str]:
+    if isinstance(texts, str):
+        raise DataError("X is one string, expected a sequence of texts.")
+    found = [text.item() if isinstance(text, np.ndarray) and text.size == 1 else text for text in texts]
+    wrong = next((i for i, text in enumerate(found) if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise DataError(f"X[{wrong}] is a {type(found[wrong]).__name__}, expected a text.")
+    return [str(text) for text in found]

@@ -1,0 +1,149 @@
+"""A tiny random BERT with a small vocabulary of its own, and models on top of it. No network."""
+
+import os
+import random
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from bertcnn import Predictor, Settings, save, train
+from bertcnn.network.encoder import load_tokenizer
+from bertcnn.network.model import BertCNN
+from bertcnn.settings import change
+from bertcnn.text.dataset import Examples, Splits
+from bertcnn.text.tokens import PieceTokenizer
+
+GOOD = ["good", "great", "lovely", "superb", "fine"]
+BAD = ["bad", "awful", "poor", "dull", "weak"]
+OTHER = ["the", "film", "was", "and", "a", "very", "phone", "room", "is", "it", "not", "really", "staff", "so"]
+LETTERS = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+
+
+def make_tiny_bert(folder: Path, *, layers: int = 4, positions: int = 40) -> Path:
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [*special, *GOOD, *BAD, *OTHER, *LETTERS, *("##" + c for c in LETTERS), ".", "!", "?", ",", "'"]
+    words = list(dict.fromkeys(words))
+    tokenizer = Tokenizer(models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="[MASK]", **names).save_pretrained(folder)
+    torch.manual_seed(7)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=positions,
+        initializer_range=0.2,  # states that differ enough for a test to see it
+    )
+    bert = BertModel(config)
+    bert.embeddings.position_embeddings.weight.data *= 0.1  # words shall weigh more than places
+    bert.embeddings.token_type_embeddings.weight.data *= 0.1
+    bert.save_pretrained(folder)
+    return folder
+
+
+def make_texts(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Short reviews whose label hangs on one word."""
+    generator = random.Random(seed)
+    texts, labels = [], []
+    while len(texts) < count:
+        label = ("negative", "positive")[len(texts) % 2]
+        words = generator.choices(OTHER, k=generator.randint(2, 9))
+        words.insert(generator.randrange(len(words)), generator.choice(GOOD if label == "positive" else BAD))
+        text = " ".join(words)
+        if text not in texts:
+            texts.append(text)
+            labels.append(label)
+    return texts, labels
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _alone(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the state cache of tests to themselves, and the libraries quiet."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    os.environ["BERTCNN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a random 4-layer BERT that reads 40 pieces at once."""
+    return str(make_tiny_bert(tmp_path_factory.mktemp("tiny-bert")))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny: str) -> PieceTokenizer:
+    return load_tokenizer(tiny)
+
+
+@pytest.fixture
+def model(tiny: str) -> BertCNN:
+    """Untrained: three widths, windows of 16 pieces that share 4."""
+    torch.manual_seed(0)
+    model = BertCNN.from_encoder(tiny, depth=2, num_filters=8, kernel_sizes=(1, 2, 3), max_length=16, overlap=4)
+    torch.nn.init.normal_(model.head.cnn.weight, std=0.5)
+    torch.nn.init.normal_(model.head.cnn.bias, std=0.5)
+    torch.nn.init.normal_(model.head.classifier.weight, std=0.5)
+    return model
+
+
+@pytest.fixture
+def predictor(model: BertCNN, tokenizer: PieceTokenizer) -> Predictor:
+    return Predictor(model, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def quick(tiny: str) -> Settings:
+    """Settings of a training run of a second."""
+    values = {
+        "encoder": tiny, "depth": 1, "num_filters": 32, "kernel_sizes": (1, 2), "overlap": 4, "epochs": 2,
+        "dropout": 0.1,
+        "head_epochs": 12, "batch_size": 16, "head_learning_rate": 0.01, "encoder_learning_rate": 0.001, "patience": 20,
+        "report_to": ("none",),
+    }  # fmt: skip
+    return change(Settings(), values)
+
+
+@pytest.fixture(scope="session")
+def splits() -> Splits:
+    texts, labels = make_texts(240)
+    everything = Examples(texts, list(labels), "made up")
+    return Splits(
+        everything.pick(range(160), "train"),
+        everything.pick(range(160, 200), "dev"),
+        everything.pick(range(200, 240), "test"),
+    )
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory, splits: Splits, quick: Settings) -> Path:
+    """A trained and saved model."""
+    place = tmp_path_factory.mktemp("models") / "reviews"
+    trained = train(splits, change(quick, {"method": "head-then-finetune"}))
+    assert trained.test is not None
+    assert trained.test.headlines["accuracy"].value > 0.9
+    save(trained, place)
+    return place
+
+
+@pytest.fixture(scope="session")
+def csv_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    texts, labels = make_texts(160, seed=3)
+    file = tmp_path_factory.mktemp("data") / "reviews.csv"
+    rows = "".join(f"{i},{text},{label}\n" for i, (text, label) in enumerate(zip(texts, labels, strict=True)))
+    file.write_text("id,review,sentiment\n" + rows)
+    return file

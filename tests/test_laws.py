@@ -1,0 +1,175 @@
+"""The laws of the house that apply so far. Each is named by its number in docs/design/0001-house.md."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bertcnn import BertCNN, BertCNNClassifier, Predictor, Settings, train
+from bertcnn.network.states import cached_states, stream_states
+from bertcnn.settings import change
+from bertcnn.text.dataset import Splits, load_splits
+from bertcnn.text.tokens import PieceTokenizer, Windowing
+
+TOLERANCE = 2e-5
+reusing = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some_text = st.text(alphabet=st.sampled_from("abgod .!'\u00e9\U0001f600 \u05d0\ud800"), max_size=60)
+
+
+def logits_of_rows(model: BertCNN, tokenizer: PieceTokenizer, text: str, padding: int) -> torch.Tensor:
+    ids = tokenizer([text]).ids
+    row = torch.zeros(1, len(ids) + padding, dtype=torch.long)
+    row[0, : len(ids)] = torch.from_numpy(ids)
+    mask = (torch.arange(row.shape[1])[None] < len(ids)).long()
+    with torch.inference_mode():
+        return model(row, mask).logits
+
+
+@reusing
+@given(text=some_text, padding=st.integers(1, 20))
+def test_1_padding_changes_nothing(model: BertCNN, tokenizer: PieceTokenizer, text: str, padding: int) -> None:
+    alone = logits_of_rows(model, tokenizer, text, 0)
+    torch.testing.assert_close(logits_of_rows(model, tokenizer, text, padding), alone, atol=TOLERANCE, rtol=0)
+
+
+@reusing
+@given(texts=st.lists(some_text, min_size=1, max_size=8), data=st.data(), budget=st.integers(8, 400))
+def test_2_nor_do_the_other_texts_nor_their_order(
+    predictor: Predictor, texts: list[str], data: st.DataObject, budget: int
+) -> None:
+    order = data.draw(st.permutations(range(len(texts))))
+    alone = np.concatenate([predictor.logits([text]) for text in texts])
+    crowd = Predictor(predictor.model, predictor.tokenizer, max_tokens=budget)
+    together = crowd.logits([texts[i] for i in order])
+    np.testing.assert_allclose(together, alone[order], atol=TOLERANCE)
+
+
+def test_3_short_and_empty_texts_get_an_answer(predictor: Predictor) -> None:
+    assert predictor.predict([]) == []
+    for prediction in predictor.predict(["", " ", "ok", "\n", "\0"]):
+        assert prediction.label in predictor.label_names
+        assert sum(prediction.probabilities.values()) == pytest.approx(1)
+
+
+# Law 4, TextCNN equals a plain loop written from the paper, is in test_cnn.py.
+
+
+def test_5_save_and_load_gives_the_same_logits(folder: Path, tmp_path: Path) -> None:
+    texts = ["a good film", "the staff was awful", ""]
+    first = Predictor.load(folder)
+    first.model.save_pretrained(tmp_path)
+    first.tokenizer.save(tmp_path)
+    assert (Predictor.load(tmp_path).logits(texts) == first.logits(texts)).all()
+
+
+@pytest.mark.parametrize("states", ["last", "mix", "concat-2"])
+def test_6_cached_states_give_the_logits_of_the_live_encoder(
+    tiny: str, tokenizer: PieceTokenizer, tmp_path: Path, states: str
+) -> None:
+    torch.manual_seed(0)
+    model = BertCNN.from_encoder(tiny, depth=2, states=states, num_filters=8, max_length=16, overlap=4)
+    torch.nn.init.normal_(model.head.cnn.weight, std=0.3)
+    texts = ["a good film", "", "the staff was so very bad and it is really not fine " * 6]
+    pieces = tokenizer(texts)
+    kept = cached_states(model, tokenizer, pieces, tmp_path)
+    live = Predictor(model, tokenizer).logits(texts)
+    for i in range(len(texts)):
+        row = torch.from_numpy(np.asarray(kept[i], dtype=np.float32))[None]
+        with torch.inference_mode():
+            logits = model.head(row, torch.ones(1, row.shape[1], dtype=torch.bool)).logits
+        np.testing.assert_allclose(logits[0].numpy(), live[i], atol=5e-3)  # float16 keeps 11 bits
+    again = cached_states(model, tokenizer, pieces, tmp_path)
+    assert (again.values == kept.values).all()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+# Law 7, ONNX agrees with torch, waits for the ONNX runtime.
+
+
+def weights(settings_: Settings, splits: Splits) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in train(splits, settings_).predictor.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("method", ["frozen", "head-then-finetune"])
+def test_8_same_seed_same_weights_and_another_seed_others(quick: Settings, splits: Splits, method: str) -> None:
+    one = change(quick, {"method": method, "epochs": 1, "head_epochs": 1, "seed": 1})
+    first, second = weights(one, splits), weights(one, splits)
+    other = weights(change(one, {"seed": 2}), splits)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["head.cnn.weight"], other["head.cnn.weight"])
+
+
+def test_8_splits_hang_on_the_seed(csv_file: Path) -> None:
+    data = change(Settings(), {"text": "review", "label": "sentiment"}).data
+    a, b, c = (load_splits(str(csv_file), data, seed=seed) for seed in (1, 1, 2))
+    assert a == b
+    assert a.train.texts != c.train.texts
+
+
+def test_9_label_order_survives_every_round_trip(tiny: str, tokenizer: PieceTokenizer, tmp_path: Path) -> None:
+    names = ["zebra", "10", "2", "apple", "\u00fcber", "a|b"]
+    model = BertCNN.from_encoder(tiny, labels=names, depth=1, num_filters=4)
+    model.save_pretrained(tmp_path)
+    tokenizer.save(tmp_path)
+    predictor = Predictor.load(tmp_path)
+    assert predictor.label_names == names
+    assert list(predictor.predict(["good"])[0].probabilities) == names
+    assert list(json.loads(json.dumps(predictor.predict(["good"])[0].to_dict()))["probabilities"]) == names
+
+
+def test_10_all_doors_give_one_answer(folder: Path, csv_file: Path, tmp_path: Path) -> None:
+    texts = ["the phone was good", "a weak film and very dull", "it is so very poor " * 30]
+    predictions = Predictor.load(folder).predict(texts)
+    file = tmp_path / "new.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    done = subprocess.run(
+        [sys.executable, "-m", "bertcnn", "predict", str(folder), str(file), "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    from transformers import pipeline
+
+    scores = pipeline("text-classification", str(folder), top_k=None)(texts)
+    for prediction, row, score in zip(predictions, rows, scores, strict=True):
+        assert row["prediction"] == prediction.label == max(score, key=lambda s: s["score"])["label"]
+        by_name = {s["label"]: s["score"] for s in score}
+        for name, p in prediction.probabilities.items():
+            assert row[f"probability_{name}"] == pytest.approx(p, abs=1e-5)
+            assert by_name[name] == pytest.approx(p, abs=1e-5)
+
+
+def test_10_the_estimator_answers_as_its_predictor(quick: Settings, splits: Splits, tiny: str) -> None:
+    texts, labels = splits.train.texts, splits.train.labels
+    classifier = BertCNNClassifier(encoder=tiny, depth=1, num_filters=4, overlap=4, method="frozen", head_epochs=1)
+    classifier.fit(texts, labels)
+    predictor = classifier.trained_.predictor
+    table = classifier.predict_proba(texts[:5])
+    ours = [list(p.probabilities.values()) for p in predictor.predict(texts[:5])]
+    np.testing.assert_allclose(table, ours)
+
+
+@reusing
+@given(text=some_text)
+def test_11_windowing_changes_nothing_where_a_text_fits(model: BertCNN, tokenizer: PieceTokenizer, text: str) -> None:
+    pieces = tokenizer([text])
+    plain = logits_of_rows(model, tokenizer, text, 0) if pieces.lengths[0] <= 16 else None
+    if plain is not None:
+        ((batch, states),) = stream_states(model, pieces, pad_id=0, reach=2)
+        with torch.inference_mode():
+            logits = model.head(states, torch.from_numpy(batch.source_mask)).logits
+        torch.testing.assert_close(logits, plain, atol=TOLERANCE, rtol=0)
+
+
+def test_segments_change_nothing(model: BertCNN, tokenizer: PieceTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "the film was not so very good and it is a really weak phone " * 40
+    whole = Predictor(model, tokenizer).logits([text])
+    assert Windowing(16, 4).starts(int(tokenizer([text]).lengths[0])).size > 30
+    for size in (1, 2, 5):
+        monkeypatch.setattr("bertcnn.text.tokens.SEGMENT_WINDOWS", size)
+        np.testing.assert_allclose(Predictor(model, tokenizer).logits([text]), whole, atol=TOLERANCE)
