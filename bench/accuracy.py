@@ -3,8 +3,9 @@
     python bench/accuracy.py cr-frozen cr-finetune --data ../shared/data
 
 Each name is a file ``configs/NAME.toml`` (settings chosen on dev) and a row of ``TASKS`` (which
-files, how many splits). Without ``--dev-only`` the test split is read once, at the end of each
-training. One line a run goes to ``--output``; a run that stands there already is skipped.
+files, how many splits). One line a run goes to ``--output``; a run that stands there already is
+skipped. The test split is scored once, at the end of each training, and printed only with
+``--show-test``, so that choices among ``--set`` are made on dev.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("BERTCNN_DATA", "../shared/data")))
     parser.add_argument("--set", action="append", default=[], metavar="SETTING=VALUE")
     parser.add_argument("--seeds", type=int)
-    parser.add_argument("--dev-only", action="store_true")
+    parser.add_argument("--show-test", action="store_true", help="after the choice was made on dev")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "accuracy.jsonl")
     options = parser.parse_args()
     options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -53,14 +54,14 @@ def main() -> None:
         scores = []
         for seed in range(options.seeds or seeds):
             settings = change(base, {"report_to": "none", "test_fraction": test_fraction, **changes, "seed": seed})
-            key = {"name": name, "changes": changes, "seed": seed, "dev_only": options.dev_only}
+            key = {"name": name, "changes": changes, "seed": seed}
             row = next((r for r in done if {k: r[k] for k in key} == key), None)
             if row is None:
-                row = {**key, **run(place, settings, has_dev, has_test, options.dev_only)}
+                row = {**key, **run(place, settings, has_dev, has_test)}
                 with options.output.open("a") as stream:
                     stream.write(json.dumps(row) + "\n")
             scores.append(row)
-        for split in ("dev",) if options.dev_only else ("dev", "test"):
+        for split in ("dev", "test") if options.show_test else ("dev",):
             values = {m: [row[split][m] for row in scores] for m in ("accuracy", "macro_f1")}
             said = "  ".join(f"{m} {statistics.mean(v):.4f} {[round(x, 4) for x in v]}" for m, v in values.items())
             print(
@@ -68,7 +69,7 @@ def main() -> None:
             )
 
 
-def run(place: Path, settings: Settings, has_dev: bool, has_test: bool, dev_only: bool) -> dict[str, object]:
+def run(place: Path, settings: Settings, has_dev: bool, has_test: bool) -> dict[str, object]:
     from bertcnn.training.train import train
 
     source = place / ("train.csv" if (place / "train.csv").exists() else "all.csv")
@@ -79,8 +80,6 @@ def run(place: Path, settings: Settings, has_dev: bool, has_test: bool, dev_only
         test=str(place / "test.csv") if has_test else None,
         seed=settings.training.seed,
     )
-    if dev_only:
-        splits = type(splits)(splits.train, splits.dev, None)
     started = time.perf_counter()
     trained = train(splits, settings, console=Console(file=sys.stderr))
     scores = {"dev": trained.dev, "test": trained.test}
