@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertcnn import TextCNN
+from bertcnn.network.cnn import strongest_windows
 
 
 def by_the_paper(cnn: TextCNN, states: torch.Tensor) -> tuple[list[float], list[int]]:
@@ -89,3 +90,34 @@ def test_refuses_sizes_that_make_no_filter(filters: int, widths: tuple[int, ...]
 def test_sizes() -> None:
     assert TextCNN(8, 5, (2, 3)).num_features == 10
     assert TextCNN(8).kernel_sizes == (3, 4, 5)
+
+
+@pytest.mark.parametrize("lengths", [(7, 3, 1), (2, 2, 2)])
+def test_the_backward_pass_over_winners_is_that_of_the_plain_operations(lengths: tuple[int, ...]) -> None:
+    torch.manual_seed(1)
+    cnn = TextCNN(5, num_filters=4, kernel_sizes=(1, 3, 2)).double()
+    torch.nn.init.normal_(cnn.weight)
+    states = torch.randn(3, 7, 5, dtype=torch.double, requires_grad=True)
+    mask = torch.arange(7)[None] < torch.tensor(lengths)[:, None]
+    ours, where = cnn(states, mask)
+    plain, same = strongest_windows(states, cnn.weight, mask, cnn.num_filters, cnn.kernel_sizes)
+    plain = torch.relu(plain + cnn.bias)
+    assert (where == same).all()
+    share = torch.randn_like(ours)
+    inputs = [states, cnn.weight, cnn.bias]
+    for mine, other in zip(
+        torch.autograd.grad((ours * share).sum(), inputs),
+        torch.autograd.grad((plain * share).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, other)
+
+
+def test_works_under_autocast() -> None:
+    cnn = TextCNN(8, 4, (1, 2))
+    states = torch.randn(2, 5, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        features, _ = cnn(states, torch.ones(2, 5, dtype=torch.bool))
+    features.float().sum().backward()
+    assert cnn.weight.grad.dtype == torch.float32
+    assert torch.isfinite(states.grad).all()

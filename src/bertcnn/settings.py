@@ -196,7 +196,7 @@ def _out_of_range(settings: Settings) -> list[str]:
     rules: list[tuple[str, Any, bool, str]] = [
         ("dev_fraction", data.dev_fraction, 0 <= data.dev_fraction <= 0.5, "0 to 0.5"),
         ("test_fraction", data.test_fraction, 0 <= data.test_fraction <= 0.5, "0 to 0.5"),
-        ("delimiter", data.delimiter, len(data.delimiter) <= 1, "one character"),
+        ("delimiter", data.delimiter, len(data.delimiter) <= 1 or data.delimiter == "\\t", "one character"),
         ("kernel_sizes", model.kernel_sizes, bool(model.kernel_sizes) and min(model.kernel_sizes) >= 1, "widths >= 1"),
         ("dropout", model.dropout, 0 <= model.dropout < 1, "0 to below 1"),
         ("max_length", model.max_length, model.max_length >= 8, "at least 8"),

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bertcnn.errors import BertCNNError, DataError, SettingsError, TrainingError
+from bertcnn.errors import BertCNNError, DataError, ModelError, SettingsError, TrainingError, nearest
 from bertcnn.settings import Settings, all_settings, change, read_settings, write_settings
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def main() -> None:
     try:
         app(prog_name="bertcnn")
     except BertCNNError as error:
-        err.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        line = " ".join(str(error).split("\n"))
+        err.print(f"[bold red]Error:[/] {escape(line)}", soft_wrap=True, highlight=False)
         sys.exit(2)
 
 
@@ -141,14 +142,14 @@ def train(
     _quiet()
     from bertcnn.text.dataset import load_splits
 
-    splits = load_splits(source, settings.data, dev=dev, test=test, seed=settings.training.seed)
     is_main = _is_main_process()
     console = err if is_main else Console(quiet=True)
-    _say_findings(console, splits)
-    from bertcnn.training.save import save
-    from bertcnn.training.train import train as run
-
     try:
+        splits = load_splits(source, settings.data, dev=dev, test=test, seed=settings.training.seed)
+        _say_findings(console, splits)
+        from bertcnn.training.save import save
+        from bertcnn.training.train import train as run
+
         trained = run(splits, settings, checkpoints=checkpoints, resume=resume, console=console)
     except KeyboardInterrupt:
         console.print(
@@ -157,6 +158,10 @@ def train(
             soft_wrap=True,
         )
         raise typer.Exit(INTERRUPTED) from None
+    except BertCNNError:
+        if is_main and not resume and not _has_begun(checkpoints):
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        raise
     if not is_main:
         return
     save(trained, output, overwrite=overwrite)
@@ -200,7 +205,7 @@ def evaluate(
 
     Example: `bertcnn evaluate models/reviews test.csv --json`
 
-    Of a source with splits, the test split is taken.
+    Of a source with splits, the test split is taken, or the dev split where there is none.
     """
     _quiet()
     predictor = _load(model, device)
@@ -212,7 +217,7 @@ def evaluate(
         {"text": text, "label": label, "separator": separator, "encoding": encoding, "delimiter": delimiter},
     ).data
     parts = load_examples(source, data)
-    examples = parts.get("test") or parts["train"]
+    examples = next(parts[name] for name in ("test", "dev", "train") if parts.get(name))
     scores = predictor.evaluate(examples)
     if as_json:
         typer.echo(json.dumps(scores.to_dict(), indent=1))
@@ -357,12 +362,21 @@ def _claim(checkpoints: Path, settings: Settings, *, resume: bool, overwrite: bo
             raise TrainingError(f"Cannot write {checkpoints}: {error}.") from error
 
 
+def _has_begun(checkpoints: Path) -> bool:
+    """Return whether there is anything to resume from."""
+    return any(checkpoints.glob("*/checkpoint-*")) or any(checkpoints.glob("*/finished.json"))
+
+
 def _is_main_process() -> bool:
     """Return whether this is the only process, or the first of several (torchrun, accelerate)."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def _load(model: Path, device: str | None, max_tokens: int | None = None) -> "Predictor":
+    if not model.exists():
+        beside = [p.name for p in model.parent.glob("*") if p.is_dir()]
+        hint = nearest(model.name, beside)
+        raise ModelError(f"No model folder {str(model)!r}. Expected what 'bertcnn train --output' wrote.{hint}")
     from bertcnn.inference.predictor import Predictor
 
     return Predictor.load(model, device=device, max_tokens=max_tokens)
@@ -378,7 +392,6 @@ def _scored(
     """Yield rows with their predictions; count labels as ``=name`` and empty texts as ``""``."""
     from bertcnn.text.dataset import as_text
 
-    first = True
     while chunk := list(islice(rows, ROWS_AT_ONCE)):
         for row in chunk:
             check(row)
@@ -389,10 +402,9 @@ def _scored(
             del counts[""]
         for row, prediction in zip(chunk, predictions, strict=True):
             added = _columns(prediction)
-            taken = next((name for name in added if first and name in row), None)
+            taken = next((name for name in added if name in row), None)
             if taken is not None:
                 raise DataError(f"The input has a column {taken!r} already, which would be lost. Rename it first.")
-            first = False
             counts[f"={prediction.label}" if prediction.label else "=(none)"] += 1
             yield {**row, **added}
 
@@ -472,13 +484,15 @@ def _show(scores: "Evaluation", title: str) -> None:
 
 def _show_rows(rows: Iterable[dict[str, Any]], text: str) -> int:
     """Show predictions on a terminal, a row each."""
+    from bertcnn.text.files import without_surrogates
+
     table = Table(show_edge=False)
     table.add_column("text", overflow="fold", ratio=1)
     table.add_column("prediction")
     table.add_column("confidence", justify="right")
     number = 0
     for row in rows:
-        table.add_row(escape(str(row[text])), escape(row["prediction"]), f"{row['confidence']:.3f}")
+        table.add_row(escape(without_surrogates(str(row[text]))), escape(row["prediction"]), f"{row['confidence']:.3f}")
         number += 1
     out.print(table)
     return number

@@ -6,10 +6,12 @@ Source:
     Kim (2014), "Convolutional Neural Networks for Sentence Classification", sec. 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
@@ -70,22 +72,85 @@ class TextCNN(nn.Module):
         if short > 0:
             states = functional.pad(states, (0, 0, 0, short))
             mask = functional.pad(mask, (0, short))
-        mask = mask.bool()
-        products = functional.linear(states, self.weight)
-        responses, positions = [], []
-        place = 0
-        for width in self.kernel_sizes:
-            windows = products.shape[1] - width + 1
-            scores, inside = None, None
-            for shift in range(width):
-                at_place = products[:, shift : shift + windows, place : place + self.num_filters]
-                piece_is_real = mask[:, shift : shift + windows]
-                scores = at_place if scores is None else scores + at_place
-                inside = piece_is_real if inside is None else inside & piece_is_real
-                place += self.num_filters
-            assert scores is not None
-            assert inside is not None
-            best, where = scores.masked_fill(~inside[:, :, None], -torch.inf).max(dim=1)
-            responses.append(best)
-            positions.append(where.masked_fill(~inside.any(dim=1, keepdim=True), -1))
-        return functional.relu(torch.cat(responses, dim=1) + self.bias), torch.cat(positions, dim=1)
+        find = strongest_windows
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            find = cast(Find, _StrongestWindows.apply)
+        best, positions = find(states, self.weight, mask.bool(), self.num_filters, self.kernel_sizes)
+        return functional.relu(best + self.bias), positions
+
+
+Find = Callable[[Tensor, Tensor, Tensor, int, tuple[int, ...]], tuple[Tensor, Tensor]]
+
+
+def strongest_windows(
+    states: Tensor, weight: Tensor, mask: Tensor, num_filters: int, kernel_sizes: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Return each filter's greatest response, before its bias, and the window's first piece.
+
+    Args:
+        states: Float ``(B, T, D)``, T at least the greatest width.
+        weight: Of :class:`TextCNN`, float ``(sum(kernel_sizes) * F, D)``.
+        mask: True where there is a piece, bool ``(B, T)``.
+        num_filters: Filters of each width, F.
+        kernel_sizes: Window widths.
+
+    Returns:
+        Responses, float ``(B, F * W)``, -inf where no window fits, and positions, int64, -1 there.
+    """
+    products = functional.linear(states, weight)
+    responses, positions = [], []
+    place = 0
+    for width in kernel_sizes:
+        windows = products.shape[1] - width + 1
+        scores = products[:, :windows, place : place + num_filters]
+        inside = mask[:, :windows]
+        for shift in range(1, width):
+            place += num_filters
+            scores = scores + products[:, shift : shift + windows, place : place + num_filters]
+            inside = inside & mask[:, shift : shift + windows]
+        place += num_filters
+        best, where = scores.masked_fill(~inside[:, :, None], -torch.inf).max(dim=1)
+        responses.append(best)
+        positions.append(where.masked_fill(~inside.any(dim=1, keepdim=True), -1))
+    return torch.cat(responses, dim=1), torch.cat(positions, dim=1)
+
+
+class _StrongestWindows(torch.autograd.Function):
+    """:func:`strongest_windows` with a backward pass over the winning windows alone.
+
+    One window of each filter has a gradient; going back through all of them, as the plain
+    operations do, costs three to five times as much.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, states: Tensor, weight: Tensor, mask: Tensor, num_filters: int, kernel_sizes: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        best, positions = strongest_windows(states, weight, mask, num_filters, kernel_sizes)
+        ctx.save_for_backward(states, weight, positions)
+        ctx.sizes = num_filters, kernel_sizes
+        ctx.mark_non_differentiable(positions)
+        return best, positions
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, positions = ctx.saved_tensors
+        num_filters, kernel_sizes = ctx.sizes
+        grad = grad.masked_fill(positions < 0, 0).to(weight.dtype)
+        pieces, values = [], []  # for each row of the weights, the piece it met and the gradient, (B, rows)
+        for width, where, value in zip(
+            kernel_sizes, positions.clamp(min=0).split(num_filters, 1), grad.split(num_filters, 1), strict=True
+        ):
+            pieces += [where + shift for shift in range(width)]
+            values += [value] * width
+        met, share = torch.cat(pieces, dim=1), torch.cat(values, dim=1)[:, :, None]
+        to_states, to_weight = ctx.needs_input_grad[:2]
+        grad_states = torch.zeros_like(states) if to_states else None
+        grad_weight = torch.zeros_like(weight) if to_weight else None
+        for row in range(len(states)):
+            if grad_weight is not None:
+                grad_weight.addcmul_(share[row], states[row].index_select(0, met[row]).to(weight.dtype))
+            if grad_states is not None:
+                grad_states[row].index_add_(0, met[row], (share[row] * weight).to(states.dtype))
+        return grad_states, grad_weight, None, None, None

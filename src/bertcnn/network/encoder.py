@@ -119,8 +119,8 @@ def cut(config: PreTrainedConfig, depth: int | Literal["half", "all"]) -> None:
     if not isinstance(wanted, int) or not 1 <= wanted <= layers:
         raise SettingsError(f"depth is {depth!r}, but the encoder has {layers} layers: expected 1 to {layers}.")
     for name, value in list(vars(config).items()):
-        # One entry a layer, as in ModernBERT's layer_types.
-        if isinstance(value, list) and len(value) == layers and name.endswith(("_types", "_layers")):
+        # One entry a layer, as in ModernBERT's layer_types and Longformer's attention_window.
+        if isinstance(value, list) and len(value) == layers and name.endswith(("_types", "_layers", "_window")):
             setattr(config, name, value[:wanted])
     config.num_hidden_layers = wanted
 

@@ -267,6 +267,9 @@ class BertCNN(PreTrainedModel):
         if source is None and input_ids is not None and input_ids.shape[1] > self.config.window_length:
             input_ids, attention_mask, source, source_mask = self._cut(input_ids, attention_mask)
             inputs.pop("token_type_ids", None)
+        for name in ("output_hidden_states", "output_attentions"):
+            if inputs.get(name) is None and getattr(self.config, name):
+                inputs[name] = True
         extra = {} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
         states, output = self.stitched_states(input_ids, attention_mask, source, **extra, **inputs)
         mask = attention_mask if source_mask is None else source_mask
@@ -304,7 +307,11 @@ class BertCNN(PreTrainedModel):
         """
         if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
             check_folder(pretrained_model_name_or_path)
-        return cast(Self, super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs))
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = cast(Self, loaded[0] if kwargs.get("output_loading_info") else loaded)
+        if model.config.freeze_encoder:  # loading makes all weights anew, ready for training
+            model.encoder.requires_grad_(False)
+        return cast(Self, loaded)
 
 
 def batch_tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:

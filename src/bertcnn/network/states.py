@@ -211,11 +211,14 @@ def embed(
 
     Raises:
         EncoderError: There is no such encoder.
+        TypeError: A single string was given.
 
     >>> states, mask = embed(["Not bad at all.", "Good."])
     >>> tuple(states.shape), mask.sum(dim=1).tolist()
     ((2, 7, 384), [7, 4])
     """
+    if isinstance(texts, str):
+        raise TypeError(f'Expected a list of texts, got one string. Write ["{texts[:20]}..."] instead.')
     model, tokenizer = load_for_embedding(encoder, depth, states, max_length, overlap)
     return embed_with(model, tokenizer, texts)
 

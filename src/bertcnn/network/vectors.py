@@ -6,6 +6,7 @@ BERT changes one thing. Random vectors, or read from a file.
 
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -125,21 +126,24 @@ def read_vectors(file: Path, wanted: set[str], max_words: int) -> tuple[dict[str
     """
     try:
         if file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as arrays:
+            with file.open("rb") as raw, np.load(raw, allow_pickle=False) as arrays:
                 pairs = list(zip(arrays["words"].tolist(), range(len(arrays["words"])), strict=True))
                 if "forms" in arrays:
                     pairs += zip(arrays["forms"].tolist(), arrays["form_row"].tolist(), strict=True)
                 vectors = arrays["vectors"]
-        else:
+        elif file.suffix == ".bin":
             from gensim.models import KeyedVectors
 
-            binary = file.suffix == ".bin"
-            headless = not binary and len(file.open(encoding="utf-8").readline().split()) != 2
-            keyed = KeyedVectors.load_word2vec_format(str(file), binary=binary, no_header=headless)
+            keyed = KeyedVectors.load_word2vec_format(str(file), binary=True)
             pairs, vectors = list(zip(keyed.index_to_key, range(len(keyed)), strict=True)), keyed.vectors
+        else:
+            words, vectors = _read_text(file)
+            pairs = list(zip(words, range(len(words)), strict=True))
+        if vectors.ndim != 2 or any(not 0 <= row < len(vectors) for _, row in pairs):
+            raise ValueError(f"{len(pairs)} words do not fit vectors of shape {vectors.shape}")
     except ImportError as error:
         raise EncoderError(f"Reading {file.suffix} vectors needs gensim: pip install 'bertcnn[vectors]'") from error
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise EncoderError(
             f"Cannot read word vectors from {file}: {error}. Expected .npz (arrays 'words' and 'vectors'), "
             ".txt, .vec, or word2vec's .bin."
@@ -153,3 +157,23 @@ def read_vectors(file: Path, wanted: set[str], max_words: int) -> tuple[dict[str
         others += lower not in wanted
         rows[lower] = row
     return rows, np.asarray(vectors, dtype=np.float32)
+
+
+def _read_text(file: Path) -> tuple[list[str], npt.NDArray[np.float32]]:
+    """Read a word and its numbers a line; a first line of only two parts counts words and numbers."""
+    words: list[str] = []
+    rows: list[npt.NDArray[np.float32]] = []
+    promised = None
+    with file.open(encoding="utf-8", newline="\n") as lines:
+        for line in lines:
+            word, *values = line.rstrip().split(" ")
+            if not word and not values:
+                continue
+            if len(values) == 1 and promised is None and not words:
+                promised = int(word)
+                continue
+            words.append(word)
+            rows.append(np.array(values, dtype=np.float32))
+    if not words or promised not in {None, len(words)}:
+        raise ValueError(f"it holds {len(words)} words" + (f" of {promised}" if promised else ""))
+    return words, np.stack(rows)

@@ -92,7 +92,10 @@ def load_examples(source: str, settings: DataSettings) -> dict[str, Examples]:
         raise DataError(f"No built-in data set {source!r}. There is: {', '.join(BUILTIN)}.")
     else:
         tables = {"train": list(read_rows(source, encoding=settings.encoding, delimiter=settings.delimiter))}
-    return {split: _examples(rows, source, settings) for split, rows in tables.items()}
+    several = len(tables) > 1
+    return {
+        split: _examples(rows, f"{source} ({split})" if several else source, settings) for split, rows in tables.items()
+    }
 
 
 def load_splits(
@@ -119,7 +122,7 @@ def load_splits(
     for name, other in (("dev", dev), ("test", test)):
         if other is not None:
             found = load_examples(other, settings)
-            parts[name] = found.get(name) or found["train"]
+            parts[name] = found.get(name) or found.get("train") or next(iter(found.values()))
     train = parts["train"]
     for name, fraction in (("test", settings.test_fraction), ("dev", settings.dev_fraction)):
         if name not in parts and fraction > 0:
@@ -139,8 +142,8 @@ def stratified_rows(examples: Examples, fraction: float, *, seed: int) -> list[i
     """Draw rows of a share of the distinct texts, each label in its proportion.
 
     Distinct texts are put in order of label, shuffled within a label, and drawn at even steps
-    (systematic sampling). A label with one text keeps it. Where texts have many labels, the
-    rarest of a text counts.
+    (systematic sampling). Two texts of a label always stay behind, to learn from. Where texts
+    have many labels, the rarest of a text counts.
 
     Args:
         examples: To draw from.
@@ -160,15 +163,18 @@ def stratified_rows(examples: Examples, fraction: float, *, seed: int) -> list[i
     for rows in groups.values():
         strata[stratum(rows)].append(rows)
     generator = random.Random(seed)  # noqa: S311  # no secret hangs on it
-    line: list[list[int]] = []
+    line: list[tuple[str, list[int]]] = []
     for name in sorted(strata):
-        members = strata[name]
-        generator.shuffle(members)
-        if len(members) > 1:
-            line.extend(members)
+        generator.shuffle(strata[name])
+        line.extend((name, rows) for rows in strata[name])
     offset = generator.random()
-    picked = [rows for i, rows in enumerate(line) if int((i + 1) * fraction + offset) > int(i * fraction + offset)]
-    return [row for rows in picked for row in rows]
+    picked: list[int] = []
+    left = {name: len(members) for name, members in strata.items()}
+    for i, (name, rows) in enumerate(line):
+        if int((i + 1) * fraction + offset) > int(i * fraction + offset) and left[name] > 2:
+            left[name] -= 1
+            picked.extend(rows)
+    return picked
 
 
 def normal_form(text: str) -> str:
@@ -257,14 +263,20 @@ def _hub_tables(name: str) -> dict[str, list[Row]]:
     except Exception as error:  # the library raises many kinds, its own and its loaders'
         raise DataError(f"Cannot load the data set {name!r}: {str(error).strip().splitlines()[0]}") from error
     tables = found if isinstance(found, dict) else {"train": found}
+    if not any(split in SPLIT_NAMES for split in tables):
+        raise DataError(f"The data set {name!r} has no split named {', '.join(SPLIT_NAMES)}, but {', '.join(tables)}.")
     return {SPLIT_NAMES[split]: _named(table) for split, table in tables.items() if split in SPLIT_NAMES}
 
 
 def _named(table: Any) -> list[Row]:
     """Return a data set's rows, its class numbers turned into names."""
     names: dict[str, Callable[[Any], Any]] = {}
+    unlabelled = -1  # what the hub's test splits have where the truth is withheld
     for column, feature in table.features.items():
         inner = getattr(feature, "feature", feature)
         if hasattr(inner, "int2str"):
             names[column] = inner.int2str  # takes a number, or a list of them
-    return [{k: names[k](v) if k in names and v is not None else v for k, v in row.items()} for row in table]
+    return [
+        {k: (None if v in (None, unlabelled) else names[k](v)) if k in names else v for k, v in row.items()}
+        for row in table
+    ]

@@ -8,9 +8,10 @@ import csv
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,14 +26,17 @@ ROWS_AT_ONCE = 4096
 # A field may hold a whole book; the limit is of the process, and 2**31 - 1 is its largest value everywhere.
 csv.field_size_limit(2**31 - 1)
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_NOT_IN_A_TABLE = re.compile("[\0\ud800-\udfff]")
+
 
 def read_rows(file: str | Path, *, encoding: str = "utf-8", delimiter: str = "") -> Iterator[Row]:
-    """Read a table, a dict a row.
+    r"""Read a table, a dict a row.
 
     Args:
         file: Ends in .csv, .tsv, .jsonl or .parquet.
         encoding: Of the text formats. A byte-order mark is no part of the text.
-        delimiter: Between csv columns; empty: ``,``, and for tsv a tab.
+        delimiter: Between csv columns, one character or ``\t``; empty: ``,``, and for tsv a tab.
 
     Raises:
         DataError: The file is missing, empty, broken, or of another kind.
@@ -51,7 +55,7 @@ def read_rows(file: str | Path, *, encoding: str = "utf-8", delimiter: str = "")
     elif ending == ".jsonl":
         rows = _read_jsonl(path, encoding)
     else:
-        rows = _read_separated(path, encoding, delimiter or DELIMITERS[ending])
+        rows = _read_separated(path, encoding, _one_character(delimiter) or DELIMITERS[ending])
     found = False
     for row in rows:
         found = True
@@ -78,6 +82,13 @@ def check_column(row: Row, column: str, option: str, file: str | Path, *, delimi
     raise DataError(
         f"{file} has no column {column!r}. Its columns: {', '.join(map(repr, names))}.{hint} Choose with {option}."
     )
+
+
+def _one_character(delimiter: str) -> str:
+    found = delimiter.replace("\\t", "\t")  # as a shell gives it
+    if len(found) > 1 or found in {'"', "\n", "\r", "\0"}:
+        raise DataError(f"The delimiter is {delimiter!r}, expected one character such as ';', or \\t for a tab.")
+    return found
 
 
 @contextmanager
@@ -113,7 +124,7 @@ def _lines(file: IO[str], path: Path) -> Iterator[str]:
     for number, line in enumerate(file, start=1):
         if "\0" in line:
             raise DataError(f"{path} has a NUL byte in line {number}: it is not a text table, or it is damaged.")
-        yield line
+        yield line.removeprefix("\ufeff") if number == 1 else line
 
 
 def _read_separated(path: Path, encoding: str, delimiter: str) -> Iterator[Row]:
@@ -122,6 +133,7 @@ def _read_separated(path: Path, encoding: str, delimiter: str) -> Iterator[Row]:
         started = 1
         try:
             header = next(reader, [])
+            started = reader.line_num + 1
             doubled = {name for name in header if header.count(name) > 1}
             if doubled:
                 raise DataError(f"{path} has more than one column named {sorted(doubled)[0]!r}. Rename one.")
@@ -190,10 +202,11 @@ def write_rows(file: str | Path, rows: Iterable[Row]) -> int:
 
     Args:
         file: Ends in .csv, .tsv, .jsonl or .parquet.
-        rows: All with the columns of the first.
+        rows: All with the columns of the first; those of jsonl may differ. Lone surrogates, which
+            no UTF-8 file can hold, are escaped in jsonl and U+FFFD elsewhere.
 
     Raises:
-        DataError: Another ending, or the disk is full or closed to us.
+        DataError: Another ending, a row that does not fit, or the disk is full or closed to us.
     """
     path = Path(file)
     ending = path.suffix.lower()
@@ -208,7 +221,7 @@ def write_rows(file: str | Path, rows: Iterable[Row]) -> int:
             if ending == ".parquet":
                 count = _write_parquet(stream, rows)
             else:
-                text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogatepass", newline="")
+                text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
                 count = (
                     write_jsonl(text, rows) if ending == ".jsonl" else write_separated(text, rows, DELIMITERS[ending])
                 )
@@ -226,22 +239,51 @@ def write_rows(file: str | Path, rows: Iterable[Row]) -> int:
 
 def write_separated(stream: IO[str], rows: Iterable[Row], delimiter: str = ",") -> int:
     """Write rows as csv, header first; return their number."""
-    writer: csv.DictWriter[str] | None = None
+    # A writer quotes what its line ending holds; a lone \r left bare would be read as the end of a row.
+    writer = csv.writer(_NewlineEndings(stream), delimiter=delimiter, lineterminator="\r\n")
     count = 0
-    for row in rows:
-        if writer is None:
-            writer = csv.DictWriter(stream, list(row), delimiter=delimiter, lineterminator="\n")
-            writer.writeheader()
-        writer.writerow({key: _cell(value) for key, value in row.items()})
+    for row in _alike(rows):
+        if not count:
+            writer.writerow([_cell(key) for key in row])
+        writer.writerow([_cell(value) for value in row.values()])
         count += 1
     return count
+
+
+class _NewlineEndings:
+    """A stream that writes each row of a csv writer with a plain newline behind it."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    def write(self, row: str) -> int:
+        return self.stream.write(row.removesuffix("\r\n") + "\n")
+
+
+def _alike(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield rows with the columns of the first, a missing one as None.
+
+    Raises:
+        DataError: A row has a column that the first has not.
+    """
+    columns: dict[str, Any] = {}
+    for number, row in enumerate(rows, start=1):
+        columns = columns or row
+        extra = next((name for name in row if name not in columns), None)
+        if extra is not None:
+            raise DataError(
+                f"Row {number} has a column {extra!r} that the first row has not, which only .jsonl can hold. "
+                "Give an --output that ends in .jsonl, or the first row all columns."
+            )
+        yield {name: row.get(name) for name in columns}
 
 
 def write_jsonl(stream: IO[str], rows: Iterable[Row]) -> int:
     """Write rows as a JSON object a line; return their number."""
     count = 0
     for row in rows:
-        stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        line = json.dumps(row, ensure_ascii=False, default=str)
+        stream.write(_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n")
         count += 1
     return count
 
@@ -252,13 +294,25 @@ def _write_parquet(stream: IO[bytes], rows: Iterable[Row]) -> int:
 
     writer: Any = None
     count = 0
-    for chunk in _chunks(rows):
-        table = pa.Table.from_pylist(chunk, schema=None if writer is None else writer.schema)
-        writer = writer or parquet.ParquetWriter(stream, table.schema)
-        writer.write_table(table)
-        count += len(chunk)
-    if writer is not None:
+    try:
+        for chunk in _chunks(_alike(rows)):
+            whole = [without_surrogates(row) for row in chunk]
+            table = pa.Table.from_pylist(whole, schema=None if writer is None else writer.schema)
+            writer = writer or parquet.ParquetWriter(stream, table.schema)
+            writer.write_table(table)
+            count += len(chunk)
+        writer = writer or parquet.ParquetWriter(stream, pa.schema([]))
         writer.close()
+    except (pa.ArrowException, OverflowError) as error:
+        raise DataError(
+            f"A column holds values that parquet cannot, or of different kinds ({error}). "
+            "Give an --output that ends in .jsonl or .csv."
+        ) from error
+    finally:
+        if writer is not None:
+            with suppress(OSError):
+                writer.close()
+            writer.is_open = False  # else it tries once more when it is deleted, on a closed file
     return count
 
 
@@ -274,7 +328,18 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _cell(value: Any) -> Any:
-    return "|".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = "|".join(map(str, value))
+    return _NOT_IN_A_TABLE.sub("\ufffd", value) if isinstance(value, str) else value
+
+
+def without_surrogates(value: Any) -> Any:
+    """Return a value with U+FFFD for each lone surrogate in its texts, so that UTF-8 can hold it."""
+    if isinstance(value, str):
+        return value if value.isascii() else _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {without_surrogates(key): without_surrogates(one) for key, one in value.items()}
+    return [without_surrogates(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _umask() -> int:

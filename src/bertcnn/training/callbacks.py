@@ -2,11 +2,21 @@
 
 import math
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from bertcnn.errors import TrainingError
@@ -21,6 +31,15 @@ VANISHED = (
     "(lower --encoder-learning-rate, raise --warmup), or all of it frozen."
 )
 SMALLEST_GRADIENT = 1e-6
+
+
+@contextmanager
+def encoding_bar(console: Console, pieces: int) -> Iterator[Callable[[int], None]]:
+    """Show how far the encoding of so many pieces is; yields what to call with the pieces done."""
+    columns = (TextColumn("[bold]encoding"), BarColumn(bar_width=24), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=pieces)
+        yield lambda done: bar.advance(task, done)
 
 
 class ProgressBar(TrainerCallback):
@@ -80,6 +99,7 @@ class Watchdog(TrainerCallback):
         self.name = name
         self.warnings: list[str] = []
         self.small_gradients = 0
+        self.collapsed = False
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -99,7 +119,10 @@ class Watchdog(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **_: Any
     ) -> None:
-        if (metrics or {}).get("eval_commonest_answer", 0.0) >= 1.0:
+        self.collapsed = (metrics or {}).get("eval_commonest_answer", 0.0) >= 1.0
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.collapsed:
             self._say(COLLAPSED)
 
     def _say(self, what: str) -> None:

@@ -8,9 +8,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from bertcnn.errors import DataError, nearest
 from bertcnn.inference.metrics import decide
@@ -68,6 +69,7 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
             SettingsError: A parameter of the wrong type or out of range.
         """
         texts = _texts(X)
+        y = y.toarray() if issparse(y) else y
         if len(texts) != len(y):
             raise DataError(f"X has {len(texts)} texts, but y has {len(y)} labels.")
         given = {name: value for name, value in self.get_params().items() if name != "verbose"}
@@ -86,7 +88,8 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
     def decision_function(self, X: Sequence[str]) -> npt.NDArray[np.float64]:  # noqa: N803
         """Return logits ``(N, K)``; for two classes, as scikit-learn wants it, their difference ``(N,)``."""
         check_is_fitted(self, "trained_")
-        logits = self._in_order(self.trained_.predictor.logits(_texts(X)).astype(np.float64))
+        logits = self.trained_.predictor.logits(_texts(X)).astype(np.float64)
+        logits = self._in_order(logits, missing=logits.min(initial=0.0))
         if len(self.classes_) == 2 and not self._is_multi_label:
             return np.asarray(logits[:, 1] - logits[:, 0])
         return logits
@@ -94,13 +97,13 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Sequence[str]) -> npt.NDArray[np.float64]:  # noqa: N803
         """Return probabilities ``(N, K)``, columns in the order of ``classes_``."""
         check_is_fitted(self, "trained_")
-        return self._in_order(self.trained_.predictor.probabilities(_texts(X)))
+        return self._in_order(self.trained_.predictor.probabilities(_texts(X)), missing=0.0)
 
     def predict(self, X: Sequence[str]) -> npt.NDArray[Any]:  # noqa: N803
         """Return the label of each text, or for many labels a text the indicator matrix ``(N, K)``."""
         table = self.predict_proba(X)
         thresholds = self.trained_.predictor.model.config.thresholds
-        in_order = None if thresholds is None else self._in_order(np.array([thresholds]))[0]
+        in_order = None if thresholds is None else self._in_order(np.array([thresholds]), missing=1.0)[0]
         answers = decide(table, many=self._is_multi_label, thresholds=in_order)
         return answers if self._is_multi_label else np.asarray(self.classes_[answers])
 
@@ -109,22 +112,25 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
         return float(super().score(X, y, sample_weight))
 
     def _labels(self, y: Any) -> list[Label]:
-        """Note the classes, and name each by its place, so that labels of any type do."""
+        """Note the classes and their names; where two look alike in print, the place is part of the name."""
+        check_classification_targets(y)
         self._is_multi_label = type_of_target(y) == "multilabel-indicator"
         if self._is_multi_label:
-            matrix = np.asarray(y.todense() if hasattr(y, "todense") else y)
+            matrix = np.asarray(y)
             self.classes_ = np.arange(matrix.shape[1])
+            self._places = {str(k): k for k in range(matrix.shape[1])}
             return [tuple(str(k) for k in np.flatnonzero(row)) for row in matrix]
-        self.classes_, places = np.unique(np.asarray(y), return_inverse=True)
-        return [str(place) for place in places]
+        self.classes_, rows = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+        names = [str(label) for label in self.classes_.tolist()]
+        if len(set(names)) < len(names):
+            names = [f"{name} ({k})" for k, name in enumerate(names)]
+        self._places = {name: k for k, name in enumerate(names)}
+        return [names[row] for row in rows]
 
-    def _in_order(self, table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Put columns in the order of ``classes_``; a label no training text had is never likely."""
-        names = self.trained_.predictor.label_names
-        if len(names) == len(self.classes_):
-            return table
-        full = np.full((len(table), len(self.classes_)), table.min(initial=0.0) if table.min(initial=0.0) < 0 else 0.0)
-        full[:, [int(name) for name in names]] = table
+    def _in_order(self, table: npt.NDArray[np.float64], *, missing: float) -> npt.NDArray[np.float64]:
+        """Put columns in the order of ``classes_``, ``missing`` where no training text had a label."""
+        full = np.full((len(table), len(self.classes_)), missing)
+        full[:, [self._places[name] for name in self.trained_.predictor.label_names]] = table
         return full
 
 

@@ -4,19 +4,23 @@ A stage trains either the head on cached states, or the whole model on pieces; b
 same truth, keep the epoch with the best dev score, and can be taken up again after a kill.
 """
 
+import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
+from transformers.trainer_utils import EvalPrediction
 
 from bertcnn.inference.calibration import fit_thresholds, probabilities_of
 from bertcnn.inference.metrics import SCORES, Truth, decide
@@ -26,6 +30,7 @@ from bertcnn.network.states import States
 from bertcnn.network.vectors import WordVectors
 from bertcnn.settings import TrainingSettings
 from bertcnn.text.tokens import Pieces, Windowing, make_batch, segments
+from bertcnn.training.callbacks import Interruption
 
 Item = dict[str, Any]
 
@@ -33,15 +38,18 @@ Item = dict[str, Any]
 class TextSet(Dataset[Item]):
     """Texts as Trainer wants them: pieces, truth, and where the head alone is trained, states."""
 
-    def __init__(self, pieces: Pieces, truth: Truth, states: States | None, seed: int) -> None:
-        self.pieces, self.truth, self.states, self.seed = pieces, truth, states, seed
+    def __init__(
+        self, pieces: Pieces, rows: npt.NDArray[np.int64], truth: Truth, states: States | None, seed: int
+    ) -> None:
+        self.pieces, self.rows, self.truth, self.states, self.seed = pieces, rows, truth, states, seed
 
     def __len__(self) -> int:
-        return len(self.pieces)
+        return len(self.rows)
 
     def __getitem__(self, i: int) -> Item:
-        item = {"input_ids": self.pieces[i], "labels": self.truth[i]}
-        return item if self.states is None else {**item, "states": self.states[i]}
+        row = int(self.rows[i])
+        item = {"input_ids": self.pieces[row], "labels": self.truth[i]}
+        return item if self.states is None else {**item, "states": self.states[row]}
 
     def set_epoch(self, epoch: int) -> None:
         """Give each epoch random numbers of its own, whatever came before.
@@ -104,10 +112,22 @@ def run_stage(
     *,
     resume: bool,
 ) -> list[dict[str, float]]:
-    """Train a module in place and leave it with its best epoch's weights; return Trainer's log."""
+    """Train a module in place and leave it with its best epoch's weights; return Trainer's log.
+
+    A stage that was finished before the run was killed is not trained again.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; a checkpoint was saved.
+    """
+    weights, note = stage.folder / "finished.safetensors", stage.folder / "finished.json"
+    if resume and note.is_file():
+        load_model(module, weights)
+        return list(json.loads(note.read_text("utf-8")))
     optimizer = make_optimizer(module, settings)
     if settings.gradient_checkpointing and isinstance(module, BertCNN):
-        module.gradient_checkpointing_enable()
+        # Called gradient checkpointing before transformers 5.20, with a warning since.
+        enable = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
+        enable()
     reports = [name for name in settings.report_to if name != "none"]
     bf16 = settings.precision == "bf16" or (
         settings.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
@@ -149,11 +169,27 @@ def run_stage(
         callbacks=[EarlyStoppingCallback(settings.patience), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
-    last = get_last_checkpoint(str(stage.folder)) if resume and stage.folder.is_dir() else None
+    last = _last_whole_checkpoint(stage.folder) if resume else None
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=last)
+    if any(isinstance(callback, Interruption) and callback.wanted for callback in callbacks):
+        raise KeyboardInterrupt
     module.eval()
+    if trainer.is_world_process_zero():
+        save_model(module, str(weights))
+        note.write_text(json.dumps(trainer.state.log_history), "utf-8")
     return list(trainer.state.log_history)
+
+
+def _last_whole_checkpoint(folder: Path) -> str | None:
+    """Return the newest checkpoint that was written to its end, and delete broken ones."""
+    for place in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True):
+        try:
+            json.loads((place / "trainer_state.json").read_text("utf-8"))  # Trainer writes it last
+            return str(place)
+        except (OSError, ValueError):
+            shutil.rmtree(place)
+    return None
 
 
 def score_epoch(outcome: EvalPrediction) -> dict[str, float]:

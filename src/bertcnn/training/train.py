@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from accelerate import PartialState
 from rich.console import Console
 from transformers import set_seed
@@ -22,13 +23,13 @@ from bertcnn.inference.metrics import Evaluation, Truth
 from bertcnn.inference.predictor import Predictor
 from bertcnn.network.encoder import load_tokenizer
 from bertcnn.network.model import BertCNN
-from bertcnn.network.states import cache_folder, cached_states
+from bertcnn.network.states import States, cache_folder, cached_states
 from bertcnn.network.vectors import build_vectors
 from bertcnn.settings import Settings
 from bertcnn.text.dataset import Splits
 from bertcnn.text.labels import Labels
 from bertcnn.text.tokens import Pieces, PieceTokenizer
-from bertcnn.training.callbacks import Interruption, ProgressBar, Watchdog
+from bertcnn.training.callbacks import Interruption, ProgressBar, Watchdog, encoding_bar
 from bertcnn.training.stage import Stage, TextSet, collate_pieces, collate_states, run_stage
 
 
@@ -92,6 +93,7 @@ def train(
     model, tokenizer = build_model(settings, labels, splits.train.texts, truths["train"])
     set_seed(settings.training.seed)  # whatever loading drew, filters and order begin here
     model.head.apply(model._init_weights)
+    model.to(PartialState().device)
     with tempfile.TemporaryDirectory() as scratch:
         run = _Run(settings, model, tokenizer, Path(checkpoints or scratch), resume, console or Console(quiet=True))
         try:
@@ -176,58 +178,69 @@ class _Run:
         self.cut_texts = 0
 
     def train(self, splits: Splits, truths: dict[str, Truth]) -> None:
-        pieces = {"train": self._pieces(splits.train.texts), "dev": self._pieces(splits.dev.texts)}
         method, training = self.settings.training.method, self.settings.training
-        tuned = self.folder / "finetune"
-        if method != "finetune" and not (self.resume and tuned.is_dir()):
-            sets = self._sets(pieces, truths, on_states=True)
-            self._stage("head", sets, training.head_epochs, self.folder / "head")
+        pool = self._pool(splits)
+        if method != "finetune":
+            self._stage("head", pool, truths, training.head_epochs)
         if method != "frozen":
-            sets = self._sets(pieces, truths, on_states=False)
-            self._stage("finetune", sets, training.epochs, tuned)
+            self._stage("finetune", pool, truths, training.epochs)
 
-    def _stage(self, name: str, sets: list[TextSet], epochs: int, folder: Path) -> None:
+    def _stage(self, name: str, pool: "_Pool", truths: dict[str, Truth], epochs: int) -> None:
         training = self.settings.training
         many = self.model.config.is_multi_label
         metric = training.metric if training.metric != "auto" else ("macro_f1" if many else "accuracy")
         on_states = name == "head"
+        states = self._states(pool.pieces) if on_states else None
+        sets = {
+            part: TextSet(pool.pieces, pool.rows[part], truths[part], states, training.seed)
+            for part in ("train", "dev")
+        }
         collate = collate_states if on_states else collate_pieces(self.model.config.windowing, self.tokenizer.pad_id)
-        stage = Stage(name, sets[0], sets[1], collate, epochs, metric, folder)
-        watchdog, interruption = Watchdog(name), Interruption()
-        show = ProgressBar(self.console, name, metric)
+        stage = Stage(name, sets["train"], sets["dev"], collate, epochs, metric, self.folder / name)
+        watchdog, show = Watchdog(name), ProgressBar(self.console, name, metric)
         module = self.model.head if on_states else self.model
-        with interruption:
+        with Interruption() as interruption:
             log = run_stage(module, stage, training, [watchdog, interruption, show], resume=self.resume)
-        if interruption.wanted:
-            raise KeyboardInterrupt
         self.history += [{"stage": name, **entry} for entry in log]
         self.warnings += watchdog.warnings
 
-    def _pieces(self, texts: Sequence[str]) -> Pieces:
-        """Cut texts into pieces, the longest ones short, so that one cannot fill the memory."""
+    def _pool(self, splits: Splits) -> "_Pool":
+        """Cut all distinct texts into pieces, the longest ones short, so that one cannot fill the memory.
+
+        All splits are in one pool, so that other seeds and folds of the same texts find its states
+        in the cache.
+        """
+        parts = {"train": splits.train, "dev": splits.dev, "test": splits.test}
+        texts = sorted({text for part in parts.values() if part is not None for text in part.texts})
+        place = {text: i for i, text in enumerate(texts)}
+        rows = {n: np.array([place[t] for t in part.texts]) for n, part in parts.items() if part is not None}
         pieces = self.tokenizer(texts)
         most = self.settings.training.max_train_pieces
-        if pieces.lengths.max(initial=0) <= most:
-            return pieces
-        self.cut_texts += int((pieces.lengths > most).sum())
-        ending = len(self.tokenizer.suffix)
-        rows = [
-            np.append(row[: most - ending], row[len(row) - ending :]) if len(row) > most else row
-            for row in (pieces[i] for i in range(len(pieces)))
-        ]
-        return Pieces(np.concatenate(rows), np.cumsum([0, *map(len, rows)]))
+        long = pieces.lengths > most
+        self.cut_texts = int(long[rows["train"]].sum())
+        if long.any():
+            ending = len(self.tokenizer.suffix)
+            kept = [
+                np.append(row[: most - ending], row[len(row) - ending :]) if len(row) > most else row
+                for row in (pieces[i] for i in range(len(pieces)))
+            ]
+            pieces = Pieces(np.concatenate(kept), np.cumsum([0, *map(len, kept)]))
+        return _Pool(pieces, rows)
 
-    def _sets(self, pieces: dict[str, Pieces], truths: dict[str, Truth], *, on_states: bool) -> list[TextSet]:
+    def _states(self, pieces: Pieces) -> States:
+        """Encode the pool, or find it in the cache."""
         cache = cache_folder(self.settings.training.cache)
-        sets = []
-        for name, part in pieces.items():
-            states = None
-            if on_states:
-                # Several processes share the cache: the first writes, the others wait and read.
-                with PartialState().main_process_first():
-                    states = cached_states(self.model, self.tokenizer, part, cache)
-            sets.append(TextSet(part, truths[name], states, self.settings.training.seed))
-        return sets
+        # Several processes share the cache: the first writes, the others wait and read.
+        with PartialState().main_process_first(), encoding_bar(self.console, len(pieces.ids)) as advance:
+            return cached_states(self.model, self.tokenizer, pieces, cache, progress=advance)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The distinct texts of all splits as pieces, and which of them each split's texts are."""
+
+    pieces: Pieces
+    rows: dict[str, npt.NDArray[np.int64]]
 
 
 def _class_weights(choice: str | tuple[float, ...], labels: Labels, truth: Truth) -> list[float] | None:

@@ -1,0 +1,351 @@
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import typer
+
+import bertcnn
+from bertcnn import Predictor
+from bertcnn.apps.cli import app, main
+from bertcnn.settings import all_settings, read_settings
+from bertcnn.text.files import read_rows, write_rows
+from tests.conftest import make_texts
+
+COMMANDS = ["train", "evaluate", "predict", "embed"]
+TEXTS = ["the phone was good", "a weak film, and very dull", 'it is "fine"', "", "really so poor\nand awful"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of the command line left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+def call(*arguments: object, stdin: bytes = b"") -> Outcome:
+    """Run the command line in this process, over streams as strict as a pipe's."""
+    streams = [io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2)]
+    given = io.TextIOWrapper(io.BytesIO(stdin), "utf-8")
+    with (
+        patch.object(sys, "argv", ["bertcnn", *map(str, arguments)]),
+        patch.object(sys, "stdin", given),
+        redirect_stdout(streams[0]),
+        redirect_stderr(streams[1]),
+        pytest.raises(SystemExit) as stopped,
+    ):
+        main()
+    said = []
+    for stream in streams:
+        stream.flush()
+        said.append(stream.buffer.getvalue().decode())  # type: ignore[attr-defined]
+    return Outcome(int(stopped.value.code or 0), *said)
+
+
+def real(*arguments: object, stdin: str = "") -> Outcome:
+    """Run the command line as its users do."""
+    command = [sys.executable, "-m", "bertcnn", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, input=stdin)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def small(tiny: str) -> list[str]:
+    """Flags of a training run of a second."""
+    return [
+        "--encoder", tiny, "--depth", "1", "--num-filters", "32", "--kernel-sizes", "1,2", "--overlap", "4",
+        "--method", "frozen", "--head-epochs", "10", "--batch-size", "16", "--head-learning-rate", "0.01",
+        "--dropout", "0.1", "--patience", "20", "--report-to", "none",
+    ]  # fmt: skip
+
+
+def table(tmp_path: Path, ending: str = "csv") -> Path:
+    file = tmp_path / f"new.{ending}"
+    write_rows(file, [{"id": f"n{i}", "text": text, "note": "kept, too"} for i, text in enumerate(TEXTS)])
+    return file
+
+
+# From a file to predictions
+
+
+def test_train_evaluate_predict_embed(tiny: str, csv_file: Path, tmp_path: Path) -> None:
+    model = tmp_path / "deep" / "reviews"
+    columns = ["--text", "review", "--label", "sentiment"]
+    trained = call("train", csv_file, *columns, "--output", model, *small(tiny))
+    assert trained.code == 0, trained.err
+    assert "Texts: train 130, dev 14, test 16." in trained.err
+    assert "Leak check: no text is in two splits." in trained.err
+    assert "accuracy" in trained.out
+    assert f"bertcnn predict {model}" in trained.out.replace("\n", "")
+    assert [p.name for p in model.parent.iterdir()] == ["reviews"]  # no checkpoints, no drafts
+    run = read_settings(model / "run.toml")
+    assert (run.data.text, run.model.num_filters, run.training.method) == ("review", 32, "frozen")
+
+    texts, labels = make_texts(60, seed=9)
+    write_rows(tmp_path / "test.jsonl", [{"t": t, "l": x} for t, x in zip(texts, labels, strict=True)])
+    scored = call("evaluate", model, tmp_path / "test.jsonl", "--text", "t", "--label", "l", "--json")
+    assert scored.code == 0, scored.err
+    scores = json.loads(scored.out)
+    assert scores["texts"] == 60
+    right = sum(p.label == x for p, x in zip(Predictor.load(model).predict(texts), labels, strict=True))
+    assert scores["headlines"]["accuracy"]["value"] == pytest.approx(right / 60)
+    assert scores["headlines"]["accuracy"]["low"] <= right / 60 <= scores["headlines"]["accuracy"]["high"]
+    people = call("evaluate", model, tmp_path / "test.jsonl", "--text", "t", "--label", "l")
+    assert people.code == 0
+    assert "negative" in people.out
+    assert "95 % interval" in people.out
+
+    states = call("embed", tmp_path / "test.jsonl", "--text", "t", "--encoder", tiny, "--output", tmp_path / "states")
+    assert states.code == 0, states.err
+    values, starts = (np.load(tmp_path / "states" / f"{name}.npy", mmap_mode="r") for name in ("states", "starts"))
+    assert values.dtype == np.float16
+    assert starts.shape == (61,)
+    assert values.shape == (starts[-1], 32)
+    expected, mask = bertcnn.embed(texts[:1], encoder=tiny, overlap=4)
+    np.testing.assert_allclose(values[: starts[1]], expected[0][mask[0]].numpy(), atol=5e-3)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_predict_keeps_rows_and_adds_columns(folder: Path, tmp_path: Path, ending: str) -> None:
+    scored = tmp_path / "deep" / f"scored.{ending}"
+    done = call("predict", folder, table(tmp_path, ending), "--output", scored)
+    assert (done.code, done.out) == (0, ""), done.err
+    assert "5 texts (1 of them empty)" in done.err
+    rows = list(read_rows(scored))
+    assert list(rows[0]) == [
+        "id", "text", "note", "prediction", "confidence", "probability_negative", "probability_positive",
+    ]  # fmt: skip
+    assert [row["id"] for row in rows] == [f"n{i}" for i in range(5)]
+    assert [row["text"] for row in rows] == TEXTS
+    assert {row["note"] for row in rows} == {"kept, too"}
+    for row, expected in zip(rows, Predictor.load(folder).predict(TEXTS), strict=True):
+        assert row["prediction"] == expected.label
+        assert float(row["confidence"]) == pytest.approx(expected.confidence, abs=1e-6)
+        for name, p in expected.probabilities.items():
+            assert float(row[f"probability_{name}"]) == pytest.approx(p, abs=1e-6)
+    assert [p.name for p in scored.parent.iterdir()] == [scored.name]
+
+
+def test_predict_keeps_the_order_of_many_rows(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bertcnn.apps.cli.ROWS_AT_ONCE", 7)
+    texts, _ = make_texts(50, seed=11)
+    texts = [text * (1 + i % 3 * 5) for i, text in enumerate(texts)] * 2
+    write_rows(tmp_path / "new.csv", [{"text": text} for text in texts])
+    assert call("predict", folder, tmp_path / "new.csv", "--output", tmp_path / "out.jsonl").code == 0
+    rows = list(read_rows(tmp_path / "out.jsonl"))
+    assert [row["text"] for row in rows] == texts
+    expected = Predictor.load(folder).predict(texts)
+    assert [row["prediction"] for row in rows] == [p.label for p in expected]
+
+
+def test_predict_from_stdin_to_stdout(folder: Path) -> None:
+    lines = ["the phone was good", "", "a weak film, and very dull"]
+    done = call("predict", folder, stdin=("\ufeff" + "\r\n".join(lines)).encode())
+    assert done.code == 0, done.err
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    assert [row["text"] for row in rows] == lines
+    assert [row["prediction"] for row in rows] == [p.label for p in Predictor.load(folder).predict(lines)]
+    assert "3 texts (1 of them empty)" in done.err
+
+
+def test_predict_of_nothing(folder: Path, tmp_path: Path) -> None:
+    done = call("predict", folder, "--output", tmp_path / "out.parquet")
+    assert done.code == 0, done.err
+    assert done.err.startswith("0 texts")
+    with pytest.raises(bertcnn.DataError, match="no rows"):
+        list(read_rows(tmp_path / "out.parquet"))
+
+
+def test_predict_as_json_and_as_a_table(folder: Path, tmp_path: Path) -> None:
+    file = table(tmp_path)
+    rows = [json.loads(line) for line in call("predict", folder, file, "--json").out.splitlines()]
+    assert [row["text"] for row in rows] == TEXTS
+    assert isinstance(rows[0]["confidence"], float)
+    shown = call("predict", folder, file, "--table").out
+    assert "the phone was good" in shown
+    assert "positive" in shown
+
+
+def test_a_budget_of_pieces_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    file = table(tmp_path)
+    assert call("predict", folder, file).out == call("predict", folder, file, "--max-tokens", 8).out
+
+
+def test_many_labels_from_end_to_end(tiny: str, tmp_path: Path) -> None:
+    texts, labels = make_texts(120, seed=5)
+    loud = [i % 3 == 0 for i in range(len(texts))]
+    rows = [
+        {"text": t + (" !" if on else ""), "tags": "|".join([*(["bad"] if x == "negative" else []), *["loud"] * on])}
+        for t, x, on in zip(texts, labels, loud, strict=True)
+    ]
+    write_rows(tmp_path / "t.csv", rows)
+    flags = ["--label", "tags", "--separator", "|", *small(tiny)]
+    trained = call("train", tmp_path / "t.csv", "--output", tmp_path / "m", *flags)
+    assert trained.code == 0, trained.err
+    scores = json.loads(call("evaluate", tmp_path / "m", tmp_path / "t.csv", "--label", "tags", "--json").out)
+    assert scores["headlines"]["macro_f1"]["value"] > 0.8
+    out = call("predict", tmp_path / "m", tmp_path / "t.csv", "--output", tmp_path / "out.jsonl")
+    assert out.code == 0, out.err
+    scored = list(read_rows(tmp_path / "out.jsonl"))
+    assert {row["prediction"] for row in scored} == {"", "bad", "loud", "bad|loud"}
+    assert set(scored[0]) == {"text", "tags", "prediction", "confidence", "probability_bad", "probability_loud"}
+
+
+def test_evaluate_takes_the_test_split_of_a_source_with_splits(folder: Path) -> None:
+    done = call("evaluate", folder, "builtin:reviews", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["texts"] == 256
+
+
+def test_own_dev_and_test_files_and_a_leak(tiny: str, csv_file: Path, tmp_path: Path) -> None:
+    rows = list(read_rows(csv_file))
+    write_rows(tmp_path / "dev.jsonl", rows[:20])
+    done = call(
+        "train", csv_file, "--text", "review", "--label", "sentiment", "--dev", tmp_path / "dev.jsonl",
+        "--output", tmp_path / "m", *small(tiny), "--head-epochs", 1, "--test-fraction", 0,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "Texts: train 160, dev 20." in done.err
+    assert "20 texts are in both train and dev" in done.err
+
+
+# Settings
+
+
+def test_flags_go_before_the_file_and_the_file_before_defaults(tiny: str, csv_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        '[data]\ntext = "review"\nlabel = "sentiment"\n[model]\nnum_filters = 5\nkernel_sizes = [2, 3]\n'
+        f'encoder = "{tiny}"\ndepth = 1\noverlap = 4\n'
+        '[training]\nmethod = "frozen"\nhead_epochs = 1\nreport_to = ["none"]\n'
+    )
+    flags = ["--config", tmp_path / "mine.toml", "--num-filters", 6, "--batch-size", 8]
+    done = call("train", csv_file, "--output", tmp_path / "m", *flags)
+    assert done.code == 0, done.err
+    run = read_settings(tmp_path / "m" / "run.toml")
+    assert (run.model.num_filters, run.model.kernel_sizes, run.training.batch_size) == (6, (2, 3), 8)
+    assert run.training.head_learning_rate == 1e-3
+    assert Predictor.load(tmp_path / "m").model.config.num_filters == 6
+    # run.toml of a saved model is a settings file
+    again = call("train", csv_file, "--output", tmp_path / "m2", "--config", tmp_path / "m" / "run.toml")
+    assert again.code == 0, again.err
+    assert read_settings(tmp_path / "m2" / "run.toml") == run
+
+
+def test_every_setting_is_a_flag_of_train() -> None:
+    command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    flags = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    for _, one in all_settings():
+        assert f"--{one.name.replace('_', '-')}" in flags
+        if one.type is bool or one.type == "bool":
+            assert f"--no-{one.name.replace('_', '-')}" in flags
+    helps = {parameter.name: parameter.help for parameter in command.params if hasattr(parameter, "help")}
+    assert all(one.metadata["help"] in (helps[one.name] or "") for _, one in all_settings())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_by_an_example(command: str) -> None:
+    done = call(command, "--help")
+    assert done.code == 0
+    said = re.sub(r"\s+", " ", done.out)
+    assert "Example" in said
+    assert re.search(rf"bertcnn {command} \S+", said)
+
+
+def test_help_and_version() -> None:
+    assert call("--version").out == f"bertcnn {bertcnn.__version__}\n"
+    said = call("--help").out
+    assert all(command in said for command in COMMANDS)
+
+
+# What would be lost
+
+
+def test_nothing_is_overwritten(folder: Path, tiny: str, csv_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "mine").write_text("dear")
+    columns = ["--text", "review", "--label", "sentiment"]
+    for done in (
+        call("train", csv_file, *columns, "--output", tmp_path / "m", *small(tiny)),
+        call("embed", csv_file, "--text", "review", "--output", tmp_path / "m", "--encoder", tiny),
+    ):
+        assert done.code == 2
+        assert done.err.startswith(f"Error: {tmp_path / 'm'} is there already. Give another --output")
+    assert [p.name for p in tmp_path.rglob("*")] == ["m", "mine"]
+    done = call(
+        "train", csv_file, *columns, "--output", tmp_path / "m", *small(tiny), "--head-epochs", 1, "--overwrite"
+    )
+    assert done.code == 0, done.err
+    assert not (tmp_path / "m" / "mine").exists()
+    assert Predictor.load(tmp_path / "m").label_names == ["negative", "positive"]
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_an_input_is_not_its_own_output(folder: Path, tmp_path: Path) -> None:
+    file = table(tmp_path)
+    before = file.read_bytes()
+    done = call("predict", folder, file, "--output", tmp_path / "." / "new.csv")
+    assert done.code == 2
+    assert "is the input itself" in done.err
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("column", ["prediction", "confidence", "probability_positive"])
+def test_an_input_column_is_not_overwritten(folder: Path, tmp_path: Path, column: str) -> None:
+    rows = [{"text": "a"}, {"text": "b", column: "mine"}]  # a jsonl file whose second row alone has it
+    write_rows(tmp_path / "new.jsonl", rows)
+    done = call("predict", folder, tmp_path / "new.jsonl", "--output", tmp_path / "out.jsonl")
+    assert done.code == 2
+    assert f"has a column '{column}' already" in done.err
+    assert [p.name for p in tmp_path.iterdir()] == ["new.jsonl"]
+
+
+def test_an_output_is_replaced_when_the_new_one_is_whole(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.csv").write_text("old")
+    bad = tmp_path / "bad.csv"
+    bad.write_text("text,n\na,1\nb\n")
+    assert call("predict", folder, bad, "--output", tmp_path / "out.csv").code == 2
+    assert (tmp_path / "out.csv").read_text() == "old"
+    assert call("predict", folder, table(tmp_path), "--output", tmp_path / "out.csv").code == 0
+    assert len(list(read_rows(tmp_path / "out.csv"))) == 5
+
+
+def test_a_run_that_could_not_start_can_be_started_again(tiny: str, csv_file: Path, tmp_path: Path) -> None:
+    arguments = ["--text", "review", "--output", tmp_path / "m", *small(tiny), "--head-epochs", 1]
+    for wrong in (["--label", "sentimant"], ["--label", "sentiment", "--encoder", tmp_path / "none"]):
+        assert call("train", csv_file, *arguments, *wrong).code == 2
+        assert list(tmp_path.iterdir()) == []
+    assert call("train", csv_file, *arguments, "--label", "sentiment").code == 0
+
+
+def test_nothing_to_resume(csv_file: Path, tmp_path: Path) -> None:
+    done = call("train", csv_file, "--output", tmp_path / "m", "--resume")
+    assert done.code == 2
+    assert "Nothing to resume" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+# As a command
+
+
+def test_as_a_subprocess(folder: Path) -> None:
+    done = real("predict", folder, "--json", stdin="the phone was good\nit was awful\n")
+    assert done.code == 0, done.err
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert [row["prediction"] for row in rows] == ["positive", "negative"]
+    assert done.err.startswith("2 texts in ")
+
+
+def test_settings_round_trip(quick: bertcnn.Settings, tmp_path: Path) -> None:
+    from bertcnn.settings import write_settings
+
+    write_settings(quick, tmp_path / "run.toml")
+    assert asdict(read_settings(tmp_path / "run.toml")) == asdict(quick)

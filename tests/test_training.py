@@ -1,0 +1,261 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from bertcnn import Predictor, Settings, TrainingError, save, train
+from bertcnn.settings import change, read_settings
+from bertcnn.text.dataset import Examples, Splits
+from bertcnn.training.callbacks import COLLAPSED, VANISHED, Watchdog
+from bertcnn.training.stage import make_optimizer
+from bertcnn.training.train import build_model
+from tests.conftest import BAD, GOOD, OTHER, make_texts
+
+COMMAND = [sys.executable, "-m", "bertcnn", "train"]
+
+
+def multi_label_splits() -> Splits:
+    """Texts that praise, blame, both or neither."""
+    generator = random.Random(1)
+    texts, labels = [], []
+    for _ in range(500):
+        praised, blamed = generator.random() < 0.5, generator.random() < 0.3
+        words = generator.choices(OTHER, k=4) + [generator.choice(GOOD)] * praised + [generator.choice(BAD)] * blamed
+        generator.shuffle(words)
+        texts.append(" ".join(words))
+        labels.append(("praise",) * praised + ("blame",) * blamed)
+    everything = Examples(texts, list(labels), "made up")
+    return Splits(everything.pick(range(400), "train"), everything.pick(range(400, 500), "dev"))
+
+
+@pytest.mark.parametrize("method", ["frozen", "finetune"])
+def test_many_labels_a_text(quick: Settings, method: str, tmp_path: Path) -> None:
+    trained = train(multi_label_splits(), change(quick, {"method": method, "epochs": 8, "head_epochs": 15}))
+    assert trained.dev.headlines["macro_f1"].value > 0.9
+    save(trained, tmp_path / "model")
+    predictor = Predictor.load(tmp_path / "model")
+    thresholds = predictor.model.config.thresholds
+    assert thresholds is not None
+    assert len(thresholds) == 2
+    both, none = predictor.predict(["the film was good and awful", "the film"])
+    assert both.labels == ("blame", "praise")
+    assert both.label == "blame|praise"
+    assert none.labels == ()
+    assert none.label == ""
+    assert 0 < both.confidence <= 1
+
+
+@pytest.mark.parametrize("encoder", ["words", "words:FILE"])
+@pytest.mark.parametrize("method", ["frozen", "finetune"])
+def test_the_static_twin(splits: Splits, quick: Settings, tmp_path: Path, encoder: str, method: str) -> None:
+    file = tmp_path / "vectors.vec"
+    generator = np.random.default_rng(0)
+    rows = [f"{word} " + " ".join(f"{x:.3f}" for x in generator.normal(size=20)) for word in [*GOOD, *BAD]]
+    file.write_text(f"{len(rows)} 20\n" + "\n".join(rows) + "\n")
+    values = {"encoder": encoder.replace("FILE", str(file)), "method": method, "depth": "all", "epochs": 12}
+    trained = train(splits, change(quick, {**values, "vector_size": 20}))
+    assert trained.test is not None
+    assert trained.test.headlines["accuracy"].value > 0.8
+    save(trained, tmp_path / "model")
+    loaded = Predictor.load(tmp_path / "model")
+    texts = ["a good film", "", "unknown-word!", "superb " * 700]
+    assert (loaded.logits(texts) == trained.predictor.logits(texts)).all()
+    table = loaded.model.get_input_embeddings().weight
+    was_tuned = method == "finetune"
+    good = loaded.tokenizer.tokenizer.token_to_id("good")
+    written = [float(x) for x in rows[0].split()[1:]]
+    if encoder != "words":
+        assert np.allclose(table[good].detach().numpy(), written, atol=1e-6) != was_tuned
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"states": "mix", "depth": 2},
+        {"states": "concat-2", "depth": 2},
+        {"class_weights": "balanced"},
+        {"class_weights": (1.0, 2.0), "focal_gamma": 1.0, "label_smoothing": 0.1},
+        {"method": "finetune", "gradient_accumulation": 2, "gradient_checkpointing": True},
+        {"method": "finetune", "train_word_embeddings": True, "layer_decay": 0.5},
+        {"metric": "log_loss"},
+    ],
+)
+def test_settings_that_change_training(splits: Splits, quick: Settings, values: dict[str, object]) -> None:
+    trained = train(splits, change(quick, {"method": "frozen", "epochs": 14, **values}))
+    assert trained.test is not None
+    assert trained.test.headlines["accuracy"].value > 0.8
+    assert trained.warnings == []
+
+
+def test_long_texts_are_read_whole(quick: Settings) -> None:
+    """The word that decides stands behind a hundred others: beyond one window of 40 pieces."""
+    texts, labels = make_texts(200, seed=5)
+    long = [" ".join(random.Random(i).choices(OTHER, k=100)) + " " + text for i, text in enumerate(texts)]
+    everything = Examples(long, list(labels), "long")
+    splits = Splits(everything.pick(range(160), "train"), everything.pick(range(160, 200), "dev"))
+    whole = train(splits, change(quick, {"method": "frozen"}))
+    assert whole.dev.headlines["accuracy"].value > 0.9
+    assert whole.cut_texts == 0
+    cut = train(splits, change(quick, {"method": "frozen", "max_train_pieces": 40}))
+    assert cut.cut_texts == 160
+    assert cut.dev.headlines["accuracy"].value < 0.8
+
+
+def test_the_best_epoch_is_kept(splits: Splits, quick: Settings) -> None:
+    trained = train(splits, change(quick, {"method": "frozen", "head_learning_rate": 0.05, "patience": 4}))
+    scores = [h["eval_accuracy"] for h in trained.history if "eval_accuracy" in h]
+    assert trained.dev.headlines["accuracy"].value == pytest.approx(max(float(str(s)) for s in scores), abs=0.051)
+
+
+def test_learning_rates_by_group(quick: Settings, splits: Splits) -> None:
+    from bertcnn.text.labels import Labels
+
+    settings = change(
+        quick, {"depth": 3, "layer_decay": 0.5, "encoder_learning_rate": 0.001, "head_learning_rate": 0.1}
+    )
+    model, _ = build_model(settings, Labels(("a", "b")), splits.train.texts, np.array([0, 1]))
+    names = {id(p): n for n, p in model.named_parameters()}
+    rates = {names[id(p)]: g["lr"] for g in make_optimizer(model, settings.training).param_groups for p in g["params"]}
+    assert rates["head.cnn.weight"] == 0.1
+    assert rates["encoder.encoder.layer.2.output.dense.weight"] == 0.001
+    assert rates["encoder.encoder.layer.0.output.dense.weight"] == 0.00025
+    assert rates["encoder.embeddings.position_embeddings.weight"] == 0.000125
+    assert "encoder.embeddings.word_embeddings.weight" not in rates  # frozen by default
+
+
+def test_a_collapsed_run_says_so(splits: Splits, quick: Settings) -> None:
+    values = {"method": "finetune", "encoder_learning_rate": 1e-12, "head_learning_rate": 1e-12, "epochs": 1}
+    trained = train(splits, change(quick, values))
+    said = [w for w in trained.warnings if COLLAPSED in w]
+    (commonest,) = (h["eval_commonest_answer"] for h in trained.history if "eval_commonest_answer" in h)
+    assert bool(said) == (commonest == 1.0)
+    watchdog = Watchdog("finetune")
+    state, control, arguments = TrainerState(), TrainerControl(), TrainingArguments(report_to="none")
+    watchdog.on_evaluate(arguments, state, control, metrics={"eval_commonest_answer": 1.0})
+    watchdog.on_evaluate(arguments, state, control, metrics={"eval_commonest_answer": 0.6})
+    watchdog.on_train_end(arguments, state, control)
+    assert watchdog.warnings == []  # it recovered
+    watchdog.on_evaluate(arguments, state, control, metrics={"eval_commonest_answer": 1.0})
+    watchdog.on_train_end(arguments, state, control)
+    assert watchdog.warnings == [f"finetune {COLLAPSED}"]
+
+
+def test_vanishing_gradients_and_infinite_losses_are_told() -> None:
+    watchdog = Watchdog("head")
+    state, control, arguments = TrainerState(), TrainerControl(), TrainingArguments(report_to="none")
+    for norm in (1e-9, 1.0, 1e-9, 1e-9):
+        watchdog.on_log(arguments, state, control, logs={"loss": 0.7, "grad_norm": norm})
+    assert watchdog.warnings == []
+    watchdog.on_log(arguments, state, control, logs={"loss": 0.7, "grad_norm": 1e-9})
+    assert watchdog.warnings == [f"head {VANISHED}"]
+    with pytest.raises(TrainingError, match="loss of head is nan"):
+        watchdog.on_log(arguments, state, control, logs={"loss": float("nan")})
+
+
+def arguments_for(tiny: str, csv_file: Path, output: Path, *more: str) -> list[str]:
+    settings = {
+        "encoder": tiny, "text": "review", "label": "sentiment", "overlap": 4, "num-filters": 8, "head-epochs": 6,
+        "epochs": 15, "patience": 99, "batch-size": 8, "report-to": "none", "kernel-sizes": "1,2",
+    }  # fmt: skip
+    flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    return [*COMMAND, str(csv_file), "--output", str(output), *flags, *more]
+
+
+def wait_for(pattern: str, folder: Path, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def unbroken(tiny: str, csv_file: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    output = tmp_path_factory.mktemp("unbroken") / "model"
+    subprocess.run(arguments_for(tiny, csv_file, output), check=True, capture_output=True)
+    return (output / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("how", "when"),
+    [
+        (signal.SIGKILL, "head/checkpoint-*"),
+        (signal.SIGKILL, "finetune/checkpoint-*"),
+        (signal.SIGINT, "finetune/checkpoint-*"),
+    ],
+)
+def test_a_stopped_run_is_resumed_to_the_same_weights(
+    tiny: str, csv_file: Path, tmp_path: Path, unbroken: bytes, how: signal.Signals, when: str
+) -> None:
+    output, checkpoints = tmp_path / "model", tmp_path / "model.checkpoints"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        arguments_for(tiny, csv_file, output),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    wait_for(when, checkpoints, process)
+    process.send_signal(how)
+    _, said = process.communicate(timeout=120)
+    assert not output.exists()
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert "--resume" in said
+    again = subprocess.run(arguments_for(tiny, csv_file, output), capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "unfinished run" in again.stderr
+    subprocess.run(arguments_for(tiny, csv_file, output, "--resume"), check=True, capture_output=True)
+    assert (output / "model.safetensors").read_bytes() == unbroken
+    assert not checkpoints.exists()
+
+
+def test_resume_refuses_other_settings_and_nothing_to_resume(tiny: str, csv_file: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from bertcnn.apps.cli import app
+
+    command = arguments_for(tiny, csv_file, tmp_path / "model", "--resume")[3:]
+    with pytest.raises(TrainingError, match="Nothing to resume"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    (tmp_path / "model.checkpoints").mkdir()
+    (tmp_path / "model.checkpoints" / "run.toml").write_text("[training]\nseed = 3\n")
+    result = CliRunner().invoke(app, command)
+    assert "seed was 3" in str(result.exception)
+
+
+def test_the_folder_of_a_model(folder: Path, quick: Settings) -> None:
+    names = {path.name for path in folder.iterdir()}
+    wanted = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "run.toml", "metrics.json"}
+    assert names == wanted | {"README.md"}
+    assert read_settings(folder / "run.toml") == change(quick, {"method": "head-then-finetune"})
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["test"]["headlines"]["accuracy"]["value"] > 0.9
+    card = (folder / "README.md").read_text()
+    assert "| test | 40 |" in card
+    assert str(folder.parent) not in (folder / "config.json").read_text()
+
+
+@pytest.mark.slow
+def test_several_processes_train_one_model(tiny: str, csv_file: Path, tmp_path: Path) -> None:
+    command = arguments_for(tiny, csv_file, tmp_path / "model")[1:]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
+    subprocess.run([*torchrun, *command], check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    predictor = Predictor.load(tmp_path / "model")
+    assert predictor.predict(["the film was good"])[0].label == "positive"
+
+
+def test_calibration_divides_the_logits_for_good(splits: Splits, quick: Settings) -> None:
+    trained = train(splits, change(quick, {"method": "frozen"}))
+    assert trained.temperature > 0
+    assert torch.isfinite(trained.predictor.model.head.classifier.weight).all()
