@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 TEXTS = 1500
 BATCHES = {"pipeline": (1, 8, 32, 128), "bertcnn": (256, 512, 1024, 2048, 4096)}
@@ -43,18 +43,21 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({"rate": rate, "peak_mb": peak, **extra}))
         return
-    best = {}
+    best: dict[str, int] = {}
     for name in ("predict-pipeline", "predict-half", "predict-all"):
         sizes = BATCHES["pipeline" if "pipeline" in name else "bertcnn"]
-        rates = {size: measure(name, options.data, size)["rate"] for size in sizes}
-        best[name] = max(rates, key=lambda s, r=rates: r[s])  # type: ignore[misc]
-        print(f"{name}: " + ", ".join(f"{s}: {r:.0f}" for s, r in rates.items()) + f"; best {best[name]}", flush=True)
-    rounds = [
+        tried = {size: measure(name, options.data, size)["rate"] for size in sizes}
+        best[name] = max(tried, key=tried.__getitem__)
+        print(
+            f"{name}: " + ", ".join(f"{size}: {rate:.0f}" for size, rate in tried.items()) + f"; best {best[name]}",
+            flush=True,
+        )
+    rounds: list[dict[str, dict[str, Any]]] = [
         {name: measure(name, options.data, best.get(name, 0)) for name in SYSTEMS} for _ in range(options.rounds)
     ]
     print("\n| measurement | per second, median (min to max) | peak memory, MB | |\n|---|---|---|---|")
     for name in SYSTEMS:
-        rates = [r[name]["rate"] for r in rounds]
+        rates: list[float] = [r[name]["rate"] for r in rounds]
         extra = ", ".join(f"{k} {v}" for k, v in rounds[0][name].items() if k not in {"rate", "peak_mb"})
         size = f"batch {best[name]}" if name in best else ""
         peak = max(r[name]["peak_mb"] for r in rounds)
@@ -98,7 +101,7 @@ def predict_pipeline(texts: list[str], batch: int) -> tuple[float, dict[str, Any
     return TEXTS / timed(lambda: classify(texts[:TEXTS], batch_size=batch, truncation=True)), {}
 
 
-def predict_ours(depth: str) -> Callable[[list[str], int], tuple[float, dict[str, Any]]]:
+def predict_ours(depth: Literal["half", "all"]) -> Callable[[list[str], int], tuple[float, dict[str, Any]]]:
     def run(texts: list[str], batch: int) -> tuple[float, dict[str, Any]]:
         from bertcnn import BertCNN, Predictor
         from bertcnn.network.encoder import load_tokenizer
@@ -107,7 +110,10 @@ def predict_ours(depth: str) -> Callable[[list[str], int], tuple[float, dict[str
 
         sizes = ModelSettings()
         model = BertCNN.from_encoder(
-            "minilm", depth=depth, num_filters=sizes.num_filters, kernel_sizes=sizes.kernel_sizes  # type: ignore[arg-type]
+            "minilm",
+            depth=depth,
+            num_filters=sizes.num_filters,
+            kernel_sizes=sizes.kernel_sizes,
         )
         tokenizer = load_tokenizer("minilm")
         predictor = Predictor(model, tokenizer, max_tokens=batch or None)
@@ -132,7 +138,7 @@ def trained_epochs(texts: list[str], epochs: int, **values: object) -> tuple[flo
     splits = Splits(everything.pick(range(TEXTS), "train"), everything.pick(range(TEXTS, TEXTS + 32), "dev"))
     settings = change(Settings(), {"report_to": ("none",), "epochs": epochs, "head_epochs": epochs, **values})
     encoding = 0.0
-    encode = module.cached_states
+    encode = module.cached_states  # type: ignore[attr-defined]
 
     def watched(*arguments: Any, **options: Any) -> Any:
         nonlocal encoding
@@ -141,7 +147,7 @@ def trained_epochs(texts: list[str], epochs: int, **values: object) -> tuple[flo
         encoding = time.perf_counter() - started
         return found
 
-    module.cached_states = watched
+    module.cached_states = watched  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as cache:
         trained = module.train(splits, change(settings, {"cache": cache}))
     seconds = next(float(str(h["train_runtime"])) for h in trained.history if "train_runtime" in h)
@@ -172,9 +178,7 @@ def epoch_encoding(texts: list[str], _: int) -> tuple[float, dict[str, Any]]:
         order = torch.randperm(TEXTS).tolist()
         for i in range(0, TEXTS, 32):
             rows = order[i : i + 32]
-            parts = [
-                s for r in rows for s in segments(r, int(pieces.lengths[r]), model.config.windowing, reach=0)
-            ]
+            parts = [s for r in rows for s in segments(r, int(pieces.lengths[r]), model.config.windowing, reach=0)]
             ids, mask, _source, _mask = batch_tensors(make_batch(pieces, parts, pad_id=0))
             with torch.no_grad():
                 states, _ = model.stitched_states(ids, mask, None)
@@ -190,8 +194,13 @@ def finetune_ours(texts: list[str], _: int) -> tuple[float, dict[str, Any]]:
 
 
 def finetune_trainer(texts: list[str], _: int) -> tuple[float, dict[str, Any]]:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
-    from transformers import DataCollatorWithPadding
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+    )
 
     from bertcnn.network.encoder import resolve
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bertcnn.errors import ModelError
 from bertcnn.inference.calibration import probabilities_of
 from bertcnn.inference.metrics import Evaluation, decide, evaluate
 from bertcnn.network.encoder import quiet_transformers
@@ -77,6 +78,8 @@ class Predictor:
         Raises:
             ModelError: The folder is missing, broken, of another type, or of a newer format.
         """
+        if not Path(folder).is_dir():
+            raise ModelError(f"No model folder {str(folder)!r}. Expected what 'bertcnn train --output' wrote.")
         check_folder(folder)
         tokenizer = PieceTokenizer.load(folder)
         with quiet_transformers():

@@ -72,7 +72,7 @@ class TextCNN(nn.Module):
         if short > 0:
             states = functional.pad(states, (0, 0, 0, short))
             mask = functional.pad(mask, (0, short))
-        find = strongest_windows
+        find: Find = strongest_windows
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             find = cast(Find, _StrongestWindows.apply)
         best, positions = find(states, self.weight, mask.bool(), self.num_filters, self.kernel_sizes)
@@ -123,7 +123,7 @@ class _StrongestWindows(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, states: Tensor, weight: Tensor, mask: Tensor, num_filters: int, kernel_sizes: tuple[int, ...]
     ) -> tuple[Tensor, Tensor]:
         best, positions = strongest_windows(states, weight, mask, num_filters, kernel_sizes)
@@ -133,17 +133,17 @@ class _StrongestWindows(torch.autograd.Function):
         return best, positions
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         states, weight, positions = ctx.saved_tensors
         num_filters, kernel_sizes = ctx.sizes
         grad = grad.masked_fill(positions < 0, 0).to(weight.dtype)
         pieces, values = [], []  # for each row of the weights, the piece it met and the gradient, (B, rows)
-        for width, where, value in zip(
-            kernel_sizes, positions.clamp(min=0).split(num_filters, 1), grad.split(num_filters, 1), strict=True
-        ):
+        for i, width in enumerate(kernel_sizes):
+            filters = slice(i * num_filters, (i + 1) * num_filters)
+            where = positions[:, filters].clamp(min=0)
             pieces += [where + shift for shift in range(width)]
-            values += [value] * width
+            values += [grad[:, filters]] * width
         met, share = torch.cat(pieces, dim=1), torch.cat(values, dim=1)[:, :, None]
         to_states, to_weight = ctx.needs_input_grad[:2]
         grad_states = torch.zeros_like(states) if to_states else None

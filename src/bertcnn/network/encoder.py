@@ -60,6 +60,8 @@ def load_tokenizer(name: str) -> PieceTokenizer:
     place = resolve(name)
     try:
         foreign: Any = AutoTokenizer.from_pretrained(place)
+        if len(foreign) <= len(foreign.all_special_ids):
+            raise EncoderError(f"{name!r} has no tokenizer files: expected tokenizer.json, or a vocabulary.")
         with TemporaryDirectory() as folder:
             foreign.save_pretrained(folder)
             return PieceTokenizer.load(folder)

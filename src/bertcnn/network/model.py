@@ -345,9 +345,9 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
             f"{folder} holds a model of type {kind!r}, expected 'bertcnn'. "
             "To put a new head on an encoder, use BertCNN.from_encoder or 'bertcnn train --encoder'."
         )
-    if version > FORMAT_VERSION:
+    if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ModelError(
-            f"{folder} is of format {version}, this bertcnn reads up to {FORMAT_VERSION}. Upgrade bertcnn."
+            f"{folder} is of format {version!r}, this bertcnn reads up to {FORMAT_VERSION}. Upgrade bertcnn."
         )
     weights = folder / WEIGHTS
     wanted = config.get("weights_sha256")

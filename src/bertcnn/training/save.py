@@ -40,8 +40,13 @@ def save(trained: Trained, folder: str | Path, *, overwrite: bool = False) -> No
         if place.exists():
             old = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-old-"))
             place.rename(old / place.name)
-            draft.rename(place)
-            shutil.rmtree(old)
+            try:
+                draft.rename(place)
+            except OSError:
+                (old / place.name).rename(place)
+                raise
+            finally:
+                shutil.rmtree(old)
         else:
             draft.rename(place)
     except Exception as error:  # safetensors reports a full disk by an error of its own

@@ -126,7 +126,7 @@ def run_stage(
     optimizer = make_optimizer(module, settings)
     if settings.gradient_checkpointing and isinstance(module, BertCNN):
         # Called gradient checkpointing before transformers 5.20, with a warning since.
-        enable = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
+        enable: Any = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
         enable()
     reports = [name for name in settings.report_to if name != "none"]
     bf16 = settings.precision == "bf16" or (

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from accelerate import PartialState
 from rich.console import Console
+from safetensors import SafetensorError
 from transformers import set_seed
 
 from bertcnn.errors import SettingsError, TrainingError
@@ -98,7 +99,7 @@ def train(
         run = _Run(settings, model, tokenizer, Path(checkpoints or scratch), resume, console or Console(quiet=True))
         try:
             run.train(splits, truths)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise TrainingError(
                 f"Training stopped: {error}. Is the disk of {checkpoints or scratch} full? "
                 "Free some space and go on with --resume."
