@@ -61,11 +61,12 @@ def cut(texts: list[str]) -> list[str]:
     """Return texts without what stands behind their first 512 pieces, special ones counted."""
     pieces = load_tokenizer("minilm")(texts, with_spans=True)
     assert pieces.spans is not None
-    ends = [
-        pieces.spans[start + CUT - 2][1] if n > CUT else None
-        for start, n in zip(pieces.starts, pieces.lengths, strict=False)
-    ]
-    return [text[:end] for text, end in zip(texts, ends, strict=True)]
+    long = np.flatnonzero(pieces.lengths > CUT)
+    ends = pieces.spans[pieces.starts[long] + CUT - 2, 1]  # of the last piece before [SEP]
+    kept = list(texts)
+    for i, end in zip(long, ends, strict=True):
+        kept[i] = texts[i][:end]
+    return kept
 
 
 def run(texts: list[str], rows: list[dict[str, str]], fold: str) -> dict[str, float]:

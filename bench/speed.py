@@ -48,16 +48,14 @@ def main() -> None:
         sizes = BATCHES["pipeline" if "pipeline" in name else "bertcnn"]
         tried = {size: measure(name, options.data, size)["rate"] for size in sizes}
         best[name] = max(tried, key=tried.__getitem__)
-        print(
-            f"{name}: " + ", ".join(f"{size}: {rate:.0f}" for size, rate in tried.items()) + f"; best {best[name]}",
-            flush=True,
-        )
+        said = ", ".join(f"{size}: {rate:.0f}" for size, rate in tried.items())
+        print(f"{name} at batch {said}; best {best[name]}", flush=True)
     rounds: list[dict[str, dict[str, Any]]] = [
         {name: measure(name, options.data, best.get(name, 0)) for name in SYSTEMS} for _ in range(options.rounds)
     ]
     print("\n| measurement | per second, median (min to max) | peak memory, MB | |\n|---|---|---|---|")
     for name in SYSTEMS:
-        rates: list[float] = [r[name]["rate"] for r in rounds]
+        rates: list[float] = [one[name]["rate"] for one in rounds]
         extra = ", ".join(f"{k} {v}" for k, v in rounds[0][name].items() if k not in {"rate", "peak_mb"})
         size = f"batch {best[name]}" if name in best else ""
         peak = max(r[name]["peak_mb"] for r in rounds)
