@@ -57,10 +57,10 @@ def main() -> None:
     for name in SYSTEMS:
         rates: list[float] = [one[name]["rate"] for one in rounds]
         extra = ", ".join(f"{k} {v}" for k, v in rounds[0][name].items() if k not in {"rate", "peak_mb"})
-        size = f"batch {best[name]}" if name in best else ""
+        chosen = f"batch {best[name]}" if name in best else ""
         peak = max(r[name]["peak_mb"] for r in rounds)
         middle = statistics.median(rates)
-        print(f"| {name} {size} | {middle:.0f} ({min(rates):.0f} to {max(rates):.0f}) | {peak:.0f} | {extra} |")
+        print(f"| {name} {chosen} | {middle:.0f} ({min(rates):.0f} to {max(rates):.0f}) | {peak:.0f} | {extra} |")
     print("\n| ratio | median (min to max) | goal |\n|---|---|---|")
     for what, ours, theirs, goal in GOALS:
         ratios = [r[ours]["rate"] / r[theirs]["rate"] for r in rounds]
