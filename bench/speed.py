@@ -56,11 +56,11 @@ def main() -> None:
     print("\n| measurement | per second, median (min to max) | peak memory, MB | |\n|---|---|---|---|")
     for name in SYSTEMS:
         rates: list[float] = [one[name]["rate"] for one in rounds]
-        extra = ", ".join(f"{k} {v}" for k, v in rounds[0][name].items() if k not in {"rate", "peak_mb"})
+        notes = ", ".join(f"{k} {v}" for k, v in rounds[0][name].items() if k not in {"rate", "peak_mb"})
         chosen = f"batch {best[name]}" if name in best else ""
         peak = max(r[name]["peak_mb"] for r in rounds)
         middle = statistics.median(rates)
-        print(f"| {name} {chosen} | {middle:.0f} ({min(rates):.0f} to {max(rates):.0f}) | {peak:.0f} | {extra} |")
+        print(f"| {name} {chosen} | {middle:.0f} ({min(rates):.0f} to {max(rates):.0f}) | {peak:.0f} | {notes} |")
     print("\n| ratio | median (min to max) | goal |\n|---|---|---|")
     for what, ours, theirs, goal in GOALS:
         ratios = [r[ours]["rate"] / r[theirs]["rate"] for r in rounds]

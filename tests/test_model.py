@@ -172,6 +172,7 @@ ORDERS = {
     "a module from inside first": (
         "from bertcnn.network.encoder import load_encoder\nfrom transformers import AutoModel as Auto"
     ),
+    "our face first": "from bertcnn import Predictor\nfrom transformers import AutoModel as Auto",
     "AutoConfig alone": "import bertcnn\nfrom transformers import AutoConfig as Auto",
     "pipeline": (
         "import bertcnn\nfrom transformers import pipeline\n"
@@ -194,7 +195,11 @@ for name, order in {ORDERS!r}.items():
     if child == 0:
         try:
             exec(order)
-            print(name, "->", type(Auto.from_pretrained({str(saved)!r})).__name__)
+            found = type(Auto.from_pretrained({str(saved)!r})).__name__
+            import transformers.models.auto.modeling_auto as theirs
+            from bertcnn.network.vectors import WordVectorsConfig
+            assert WordVectorsConfig in theirs.MODEL_MAPPING, "not the table that transformers uses"
+            print(name, "->", found)
         except BaseException:
             print(name, "->", traceback.format_exc())
         sys.stdout.flush()
@@ -413,6 +418,7 @@ def test_a_copy_is_a_model_of_its_own(model: BertCNN, tokenizer: PieceTokenizer)
     assert torch.equal(logits_of(model, **batch), before)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # by torch itself
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_torch_compile(model: BertCNN, tokenizer: PieceTokenizer, backend: str) -> None:
     if backend == "inductor" and not any(map(shutil.which, ("g++", "clang++"))):

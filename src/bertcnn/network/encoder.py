@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from bertcnn.errors import EncoderError, ModelError, SettingsError
@@ -57,6 +57,9 @@ def load_tokenizer(name: str) -> PieceTokenizer:
     Raises:
         EncoderError: There is none, or it has no compiled (fast) form.
     """
+    # Imported here: as in _model_class, which says why.
+    from transformers import AutoTokenizer
+
     place = resolve(name)
     try:
         foreign: Any = AutoTokenizer.from_pretrained(place)
