@@ -106,7 +106,7 @@ class Predictor:
         head = self.model.head
         pieces = self.tokenizer(distinct)
         # ReLU features are never negative, so 0 is where a maximum over segments starts.
-        features = torch.zeros(len(distinct), head.cnn.num_features, device=self.model.device)
+        features = head.classifier.weight.new_zeros(len(distinct), head.cnn.num_features)
         reach = max(head.cnn.kernel_sizes) - 1
         batches = stream_states(
             self.model, pieces, pad_id=self.tokenizer.pad_id, reach=reach, max_tokens=self.max_tokens
@@ -116,7 +116,7 @@ class Predictor:
                 mask = torch.from_numpy(batch.source_mask).to(states.device)
                 found, _ = head.features(states, mask)
                 rows = torch.from_numpy(batch.texts).to(states.device)
-                features.scatter_reduce_(0, rows[:, None].expand_as(found), found.float(), "amax")
+                features.scatter_reduce_(0, rows[:, None].expand_as(found), found.to(features), "amax")
             answers: npt.NDArray[np.float32] = head.classifier(features).float().cpu().numpy()
         if len(distinct) == len(texts):
             return answers
