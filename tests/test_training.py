@@ -256,3 +256,10 @@ def test_calibration_divides_the_logits_for_good(splits: Splits, quick: Settings
     trained = train(splits, change(quick, {"method": "frozen"}))
     assert trained.temperature > 0
     assert torch.isfinite(trained.predictor.model.head.classifier.weight).all()
+
+
+def test_the_head_is_kept_where_fine_tuning_is_worse(splits: Splits, quick: Settings) -> None:
+    values = {"method": "head-then-finetune", "encoder_learning_rate": 3.0, "epochs": 1, "max_gradient_norm": 1e9}
+    trained = train(splits, change(quick, values))
+    assert any("whose weights were kept" in warning for warning in trained.warnings)
+    assert trained.dev.headlines["accuracy"].value > 0.9

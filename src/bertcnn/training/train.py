@@ -181,12 +181,21 @@ class _Run:
     def train(self, splits: Splits, truths: dict[str, Truth]) -> None:
         method, training = self.settings.training.method, self.settings.training
         pool = self._pool(splits)
+        before: float | None = None
         if method != "finetune":
-            self._stage("head", pool, truths, training.head_epochs)
+            before = self._stage("head", pool, truths, training.head_epochs)
         if method != "frozen":
-            self._stage("finetune", pool, truths, training.epochs)
+            kept = {name: weight.clone() for name, weight in self.model.state_dict().items()}
+            after = self._stage("finetune", pool, truths, training.epochs)
+            if before is not None and after < before:
+                self.model.load_state_dict(kept)
+                self.warnings.append(
+                    f"finetune was no better on dev than the head alone ({abs(after):.3f}, {abs(before):.3f}), whose "
+                    "weights were kept. Try a lower --encoder-learning-rate or more --epochs, or --method frozen."
+                )
 
-    def _stage(self, name: str, pool: "_Pool", truths: dict[str, Truth], epochs: int) -> None:
+    def _stage(self, name: str, pool: "_Pool", truths: dict[str, Truth], epochs: int) -> float:
+        """Train one stage; return its best dev score, greater being better."""
         training = self.settings.training
         many = self.model.config.is_multi_label
         metric = training.metric if training.metric != "auto" else ("macro_f1" if many else "accuracy")
@@ -204,6 +213,8 @@ class _Run:
             log = run_stage(module, stage, training, [watchdog, interruption, show], resume=self.resume)
         self.history += [{"stage": name, **entry} for entry in log]
         self.warnings += watchdog.warnings
+        sign = -1.0 if metric == "log_loss" else 1.0
+        return max(sign * entry[f"eval_{metric}"] for entry in log if f"eval_{metric}" in entry)
 
     def _pool(self, splits: Splits) -> "_Pool":
         """Cut all distinct texts into pieces, the longest ones short, so that one cannot fill the memory.
