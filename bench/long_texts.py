@@ -25,7 +25,15 @@ from bertcnn.text.files import read_rows
 
 ROOT = Path(__file__).parent.parent
 CUT = 512
-SETTINGS = {"method": "frozen", "head_epochs": 6, "patience": 2, "max_train_pieces": 4096, "report_to": ("none",)}
+SETTINGS = {
+    "method": "frozen",
+    "num_filters": 50,
+    "kernel_sizes": (1, 2, 3),
+    "head_epochs": 5,
+    "patience": 2,
+    "max_train_pieces": 4096,
+    "report_to": ("none",),
+}
 
 
 def main() -> None:

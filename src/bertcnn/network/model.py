@@ -221,7 +221,7 @@ class BertCNN(PreTrainedModel):
         return self
 
     def stitched_states(
-        self, input_ids: Tensor | None, attention_mask: Tensor, source: Tensor | None, **inputs: Any
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, source: Tensor | None, **inputs: Any
     ) -> tuple[Tensor, Any]:
         """Encode windows ``(N, L)`` and lay their states out as rows ``(B, T, S)``."""
         states, output = encode(

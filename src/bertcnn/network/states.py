@@ -52,12 +52,15 @@ def stream_states(
     model.eval()
     for parts in plan_batches(pieces.lengths, windowing, max_tokens=budget, reach=reach):
         batch = make_batch(pieces, parts, pad_id=pad_id)
-        ids, mask, source, _ = (tensor.to(model.device, non_blocking=True) for tensor in batch_tensors(batch))
+        ids, attention, source, _ = (tensor.to(model.device, non_blocking=True) for tensor in batch_tensors(batch))
+        # Texts come sorted, so many batches have no padding, and attention without a mask is quicker.
+        mask = None if batch.attention_mask.all() else attention
+        # A segment of a long text can be more windows than are good to encode at once.
         rows = max(1, budget // ids.shape[1])
+        chunks = [slice(i, i + rows) for i in range(0, len(ids), rows)]
         with torch.inference_mode():
-            # A segment of a long text can be more windows than are good to encode at once.
             windows = [
-                model.stitched_states(ids[i : i + rows], mask[i : i + rows], None)[0] for i in range(0, len(ids), rows)
+                model.stitched_states(ids[some], None if mask is None else mask[some], None)[0] for some in chunks
             ]
             states = torch.cat(windows)
             yield batch, states if batch.is_plain else states.flatten(0, 1)[source]
