@@ -106,10 +106,14 @@ def strongest_windows(
         inside = mask[:, :windows]
         for shift in range(1, width):
             place += num_filters
-            scores = scores + products[:, shift : shift + windows, place : place + num_filters]
+            at_place = products[:, shift : shift + windows, place : place + num_filters]
+            scores = scores + at_place if shift == 1 else scores.add_(at_place)
             inside = inside & mask[:, shift : shift + windows]
         place += num_filters
-        best, where = scores.masked_fill(~inside[:, :, None], -torch.inf).max(dim=1)
+        outside = ~inside[:, :, None]
+        # A width of one still looks into the products; others have a sum of their own to write to.
+        scores = scores.masked_fill(outside, -torch.inf) if width == 1 else scores.masked_fill_(outside, -torch.inf)
+        best, where = scores.max(dim=1)
         responses.append(best)
         positions.append(where.masked_fill(~inside.any(dim=1, keepdim=True), -1))
     return torch.cat(responses, dim=1), torch.cat(positions, dim=1)
