@@ -43,7 +43,8 @@ fix: $(STAMP) ## mend what ruff can mend
 
 bench: $(STAMP) ## accuracy and speed on real data (BERTCNN_DATA); hours
 	$(BIN)/python bench/speed.py
-	$(BIN)/python bench/accuracy.py --all
+	$(BIN)/python bench/accuracy.py cr-frozen cr-finetune sst2 trec6 banking77 amazon goemotions --show-test
+	$(BIN)/python bench/long_texts.py
 
 clean: ## remove what was made
 	rm -rf $(VENV) runs build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
