@@ -166,7 +166,12 @@ def cached_states(
     digest.update(pieces.ids.tobytes() + pieces.starts.tobytes())
     folder = cache / digest.hexdigest()[:32]
     if not (folder / "states.npy").is_file():
-        write_states(folder, model, tokenizer, pieces, progress=progress)
+        try:
+            write_states(folder, model, tokenizer, pieces, progress=progress)
+        except TrainingError:
+            # Another process may have written the same entry meanwhile; its states are as good.
+            if not (folder / "states.npy").is_file():
+                raise
         _drop_oldest(cache, keep=folder)
     os.utime(folder)
     return States.load(folder)
