@@ -248,6 +248,9 @@ def test_several_processes_train_one_model(tiny: str, csv_file: Path, tmp_path: 
     command = arguments_for(tiny, csv_file, tmp_path / "model")[1:]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
     subprocess.run([*torchrun, *command], check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    history = json.loads((tmp_path / "model" / "metrics.json").read_text())["history"]
+    # 130 texts in batches of 8: 17 steps an epoch alone, 9 where two share them.
+    assert {h["step"] % 9 for h in history if "eval_accuracy" in h} == {0}
     predictor = Predictor.load(tmp_path / "model")
     assert predictor.predict(["the film was good"])[0].label == "positive"
 

@@ -5,6 +5,7 @@ same truth, keep the epoch with the best dev score, and can be taken up again af
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -151,6 +152,7 @@ def run_stage(
         logging_steps=max(1, len(stage.train) // settings.batch_size // 10),
         report_to=reports or "none",
         bf16=bf16,
+        use_cpu=several_on_cpu(),
         seed=settings.seed,
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -179,6 +181,11 @@ def run_stage(
         save_model(module, str(weights))
         note.write_text(json.dumps(trainer.state.log_history), "utf-8")
     return list(trainer.state.log_history)
+
+
+def several_on_cpu() -> bool:
+    """Return whether this is one of several processes (torchrun, accelerate) without a GPU."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
 
 
 def _last_whole_checkpoint(folder: Path) -> str | None:

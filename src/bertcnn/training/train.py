@@ -31,7 +31,7 @@ from bertcnn.text.dataset import Splits
 from bertcnn.text.labels import Labels
 from bertcnn.text.tokens import Pieces, PieceTokenizer
 from bertcnn.training.callbacks import Interruption, ProgressBar, Watchdog, encoding_bar
-from bertcnn.training.stage import Stage, TextSet, collate_pieces, collate_states, run_stage
+from bertcnn.training.stage import Stage, TextSet, collate_pieces, collate_states, run_stage, several_on_cpu
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ def train(
     model, tokenizer = build_model(settings, labels, splits.train.texts, truths["train"])
     set_seed(settings.training.seed)  # whatever loading drew, filters and order begin here
     model.head.apply(model._init_weights)
-    model.to(PartialState().device)
+    # Without a GPU, processes are joined only if told to be on the CPU; the first state made holds.
+    model.to(PartialState(cpu=several_on_cpu()).device)
     with tempfile.TemporaryDirectory() as scratch:
         run = _Run(settings, model, tokenizer, Path(checkpoints or scratch), resume, console or Console(quiet=True))
         try:
