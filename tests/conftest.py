@@ -1,7 +1,14 @@
 """A tiny random BERT with a small vocabulary of its own, and models on top of it. No network."""
 
+import atexit
+import functools
+import gc
 import os
 import random
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -77,6 +84,96 @@ def _alone(tmp_path_factory: pytest.TempPathFactory) -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     os.environ["BERTCNN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _light_collections() -> None:
+    """Keep what is loaded out of the garbage collection that Trainer ends with: most of a small fit's time."""
+    gc.collect()
+    gc.freeze()
+
+
+SERVER = """
+import gc, importlib, json, os, runpy, select, socket, sys
+
+gc.disable()
+for name in ("apps.cli", "training.train", "training.save", "inference.predictor", "network.states"):
+    importlib.import_module("bertcnn." + name)
+import datasets, transformers.models.auto.tokenization_auto, transformers.models.bert.modeling_bert
+gc.freeze()
+gc.enable()
+
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print("ready", flush=True)
+while True:
+    ready, _, _ = select.select([listener, sys.stdin], [], [])
+    if sys.stdin in ready:  # the tests ended
+        sys.exit()
+    caller, _ = listener.accept()
+    size = int.from_bytes(caller.recv(8), "big")
+    message, streams, _, _ = socket.recv_fds(caller, 1, 3)
+    while len(message) < size:
+        message += caller.recv(size - len(message))
+    child = os.fork()
+    if child == 0:
+        break
+    for stream in streams:
+        os.close(stream)
+    caller.sendall(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+    caller.close()
+listener.close()
+caller.close()
+for number, stream in enumerate(streams):
+    os.dup2(stream, number)
+    os.close(stream)
+arguments, folder, environment = json.loads(message)
+os.chdir(folder)
+os.environ.clear()
+os.environ.update(environment)
+sys.argv[1:] = arguments
+runpy.run_module("bertcnn", run_name="__main__", alter_sys=True)
+"""
+
+CALLER = """#!{python} -IS
+import json, os, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.connect({address!r})
+message = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+server.sendall(len(message).to_bytes(8, "big"))
+socket.send_fds(server, [message[:1]], [0, 1, 2])
+server.sendall(message[1:])
+code = int(server.recv(16) or 1)
+sys.exit(code if code >= 0 else 128 - code)
+"""
+
+
+@functools.cache
+def warm_command() -> Path:
+    """Return an executable ``bertcnn`` that answers as the installed one, without its seconds of imports.
+
+    A process that has imported everything and run nothing is forked for each call; the call has
+    its caller's arguments, folder, environment and streams. Tests of the imports, or of what a
+    process does to a signal, start ``python -m bertcnn`` themselves.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="bertcnn-"))  # the name of a socket must be short
+    address = str(folder / "socket")
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+    def stop() -> None:
+        server.communicate()  # closes its input
+        shutil.rmtree(folder)
+
+    atexit.register(stop)
+    command = folder / "bertcnn"
+    command.write_text(CALLER.format(python=sys.executable, address=address))
+    command.chmod(0o755)
+    assert server.stdout is not None
+    assert server.stdout.readline() == "ready\n"
+    return command
 
 
 @pytest.fixture(scope="session")

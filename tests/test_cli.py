@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from bertcnn import Predictor
 from bertcnn.apps.cli import app, main
 from bertcnn.settings import all_settings, read_settings
 from bertcnn.text.files import read_rows, write_rows
-from tests.conftest import make_texts
+from tests.conftest import make_texts, warm_command
 
 COMMANDS = ["train", "evaluate", "predict", "embed"]
 TEXTS = ["the phone was good", "a weak film, and very dull", 'it is "fine"', "", "really so poor\nand awful"]
@@ -52,10 +53,15 @@ def call(*arguments: object, stdin: bytes = b"") -> Outcome:
     return Outcome(int(stopped.value.code or 0), *said)
 
 
-def real(*arguments: object, stdin: str = "") -> Outcome:
-    """Run the command line as its users do."""
-    command = [sys.executable, "-m", "bertcnn", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, input=stdin)
+def real(*arguments: object, stdin: str = "", command: Sequence[str] | None = None) -> Outcome:
+    """Run the command line as its users do, in a process of its own."""
+    done = subprocess.run(
+        [*(command or [str(warm_command())]), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        input=stdin,
+    )
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
@@ -336,8 +342,9 @@ def test_nothing_to_resume(csv_file: Path, tmp_path: Path) -> None:
 # As a command
 
 
-def test_as_a_subprocess(folder: Path) -> None:
-    done = real("predict", folder, "--json", stdin="the phone was good\nit was awful\n")
+@pytest.mark.parametrize("command", [None, (sys.executable, "-m", "bertcnn")])
+def test_as_a_subprocess(folder: Path, command: Sequence[str] | None) -> None:
+    done = real("predict", folder, "--json", stdin="the phone was good\nit was awful\n", command=command)
     assert done.code == 0, done.err
     rows = [json.loads(line) for line in done.out.splitlines()]
     assert [row["prediction"] for row in rows] == ["positive", "negative"]

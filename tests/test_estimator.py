@@ -1,7 +1,6 @@
 """scikit-learn's contract, written as tests (its own check_estimator knows no texts)."""
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import joblib  # noqa: TID251  # that users may; the package never does
@@ -34,14 +33,6 @@ PAIRS = [
 TEXTS, LABELS = map(list, zip(*(PAIRS[0::4] + PAIRS[1::4]), strict=True))
 UNSEEN, TRUTH = map(list, zip(*(PAIRS[2::4] + PAIRS[3::4]), strict=True))
 NEW = ["the film was good", "the staff is so awful", "", "x"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _light_collections() -> Iterator[None]:
-    """Keep what is loaded out of the garbage collection that Trainer ends with: most of a small fit's time."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from bertcnn.text.dataset import Examples, Splits
 from bertcnn.training.callbacks import COLLAPSED, VANISHED, Watchdog
 from bertcnn.training.stage import make_optimizer
 from bertcnn.training.train import build_model
-from tests.conftest import BAD, GOOD, OTHER, make_texts
+from tests.conftest import BAD, GOOD, OTHER, make_texts, warm_command
 
 COMMAND = [sys.executable, "-m", "bertcnn", "train"]
 
@@ -172,6 +172,11 @@ def arguments_for(tiny: str, csv_file: Path, output: Path, *more: str) -> list[s
     return [*COMMAND, str(csv_file), "--output", str(output), *flags, *more]
 
 
+def run_warm(arguments: list[str]) -> None:
+    """Run to the end, in a process of its own."""
+    subprocess.run([str(warm_command()), *arguments[3:]], check=True, capture_output=True)
+
+
 def wait_for(pattern: str, folder: Path, process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + 120
     while not list(folder.glob(pattern)):
@@ -183,7 +188,7 @@ def wait_for(pattern: str, folder: Path, process: "subprocess.Popen[str]") -> No
 @pytest.fixture(scope="session")
 def unbroken(tiny: str, csv_file: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     output = tmp_path_factory.mktemp("unbroken") / "model"
-    subprocess.run(arguments_for(tiny, csv_file, output), check=True, capture_output=True)
+    run_warm(arguments_for(tiny, csv_file, output))
     return (output / "model.safetensors").read_bytes()
 
 
@@ -216,7 +221,7 @@ def test_a_stopped_run_is_resumed_to_the_same_weights(
         assert "--resume" in said
     with pytest.raises(TrainingError, match="unfinished run"):
         CliRunner().invoke(app, arguments_for(tiny, csv_file, output)[3:], catch_exceptions=False)
-    subprocess.run(arguments_for(tiny, csv_file, output, "--resume"), check=True, capture_output=True)
+    run_warm(arguments_for(tiny, csv_file, output, "--resume"))
     assert (output / "model.safetensors").read_bytes() == unbroken
     assert not checkpoints.exists()
 

@@ -7,7 +7,8 @@
     ├── DataError       a data file, a column, a row or a label that cannot be used
     ├── EncoderError    an encoder or word-vector file that cannot be found or used
     ├── ModelError      a model folder that is missing, broken, foreign or too new
-    └── TrainingError   a training run that cannot start, go on, or be saved
+    ├── TrainingError   a training run that cannot start, go on, or be saved
+    └── StudyError      a comparison that cannot be made, continued or reported
 
 The command line prints one of these in a line and exits 2. Anything else is a fault of ours
 and keeps its traceback. A message says what was got, what was expected, and what to do.
@@ -39,6 +40,10 @@ class ModelError(BertCNNError):
 
 class TrainingError(BertCNNError):
     """A training run cannot start, go on, or be saved."""
+
+
+class StudyError(BertCNNError):
+    """A comparison cannot be made, continued or reported."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

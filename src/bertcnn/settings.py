@@ -42,10 +42,13 @@ class ModelSettings:
     encoder: str = _setting(
         "minilm",
         "'minilm', a folder, a Hugging Face name; or 'words' (random word vectors), 'words:FILE' (.npz, .vec, "
-        ".txt, .bin).",
+        ".txt, .bin), 'pieces:NAME' (the input table of an encoder, without its layers).",
     )
     depth: int | Literal["half", "all"] = _setting("half", "Encoder layers to keep, from below: a number, half, all.")
     states: str = _setting("last", "States the convolution reads: last, mix (learned), concat-N (last N layers).")
+    features: Literal["windows", "mean", "first"] = _setting(
+        "windows", "What decides: windows (the convolution); the mean or first state (a plain linear head, to compare)."
+    )
     num_filters: int = _setting(100, "Filters of each window width.")
     kernel_sizes: tuple[int, ...] = _setting((1, 2, 3, 4), "Window widths, in word pieces.")
     dropout: float = _setting(0.5, "Share of features dropped in training.")

@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, predict, embed.
+"""The command line: train, evaluate, predict, embed, compare, report.
 
 Heavy libraries are imported inside the commands, so that ``--help`` is quick. What goes wrong by
 a user's hand is one line on stderr and exit code 2.
@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bertcnn.apps.compare import compare, report
 from bertcnn.errors import BertCNNError, DataError, ModelError, SettingsError, TrainingError, nearest
 from bertcnn.settings import Settings, all_settings, change, read_settings, write_settings
 
@@ -187,6 +188,8 @@ def train(
 train.__signature__ = _train_signature()  # type: ignore[attr-defined]
 train.__annotations__ = {p.name: p.annotation for p in _train_signature().parameters.values()}
 app.command()(train)
+app.command()(compare)
+app.command()(report)
 
 
 @app.command()

@@ -105,18 +105,20 @@ class Predictor:
         distinct = list(dict.fromkeys(texts))
         head = self.model.head
         pieces = self.tokenizer(distinct)
-        # ReLU features are never negative, so 0 is where a maximum over segments starts.
         features = head.classifier.weight.new_zeros(len(distinct), head.cnn.num_features)
-        reach = max(head.cnn.kernel_sizes) - 1
         batches = stream_states(
-            self.model, pieces, pad_id=self.tokenizer.pad_id, reach=reach, max_tokens=self.max_tokens
+            self.model, pieces, pad_id=self.tokenizer.pad_id, reach=head.reach, max_tokens=self.max_tokens
         )
         with torch.inference_mode():
             for batch, states in batches:
                 mask = torch.from_numpy(batch.source_mask).to(states.device)
                 found, _ = head.features(states, mask)
                 rows = torch.from_numpy(batch.texts).to(states.device)
-                features.scatter_reduce_(0, rows[:, None].expand_as(found), found.to(features), "amax")
+                if head.reach is None:
+                    features[rows] = found.to(features)
+                else:
+                    # ReLU features are never negative, so a maximum over segments may start at 0.
+                    features.scatter_reduce_(0, rows[:, None].expand_as(found), found.to(features), "amax")
             answers: npt.NDArray[np.float32] = head.classifier(features).float().cpu().numpy()
         if len(distinct) == len(texts):
             return answers

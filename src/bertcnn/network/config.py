@@ -1,6 +1,6 @@
 """What shapes a model, in Hugging Face's form; loads no torch of its own accord."""
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
@@ -29,6 +29,8 @@ class BertCNNConfig(PreTrainedConfig):
         states: What the convolution reads: ``last``, ``mix`` or ``concat-N``.
         num_filters: Filters of each window width.
         kernel_sizes: Window widths, in pieces.
+        features: What the linear layer reads: ``windows`` (the convolution), or the ``mean`` or
+            ``first`` state.
         head_dropout: Share of features dropped in training.
         freeze_encoder: The encoder is not trained, and stays in evaluation mode.
         window_length: Most pieces the encoder reads at once (``max_length`` of the settings; that
@@ -49,6 +51,7 @@ class BertCNNConfig(PreTrainedConfig):
     states: str = "last"
     num_filters: int = 100
     kernel_sizes: list[int] | tuple[int, ...] = (3, 4, 5)
+    features: Literal["windows", "mean", "first"] = "windows"
     head_dropout: float | int = 0.5
     freeze_encoder: bool = False
     window_length: int = 512

@@ -23,6 +23,7 @@ from bertcnn.network.cnn import TextCNN
 from bertcnn.network.config import FORMAT_VERSION, MULTI, SINGLE, BertCNNConfig, WordVectorsConfig
 from bertcnn.network.encoder import build_encoder, encode, load_encoder, longest_window, states_count, states_width
 from bertcnn.network.loss import classification_loss
+from bertcnn.network.pool import StatePool
 from bertcnn.network.vectors import WordVectors
 from bertcnn.text.tokens import Batch, Pieces, make_batch, segments
 
@@ -62,12 +63,22 @@ class Head(nn.Module):
         if config.states == "mix":
             self.mix = ScalarMix(states_count(config.encoder, "mix"))
             width = config.hidden_size
-        self.cnn = TextCNN(width, config.num_filters, config.kernel_sizes)
+        # A plain linear head, to compare with, has no convolution; what reads the states keeps one name.
+        self.cnn: TextCNN | StatePool = (
+            TextCNN(width, config.num_filters, config.kernel_sizes)
+            if config.features == "windows"
+            else StatePool(width, config.features)
+        )
         self.dropout = nn.Dropout(config.head_dropout)
         self.classifier = nn.Linear(self.cnn.num_features, config.num_labels)
 
+    @property
+    def reach(self) -> int | None:
+        """Pieces that segments of a long text must share; None where it cannot be read in segments."""
+        return max(self.cnn.kernel_sizes) - 1 if isinstance(self.cnn, TextCNN) else None
+
     def features(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what :class:`TextCNN` finds in states ``(B, T, S)``: features, positions."""
+        """Return what is found in states ``(B, T, S)``: features ``(B, W * F)``, and where."""
         return cast(tuple[Tensor, Tensor], self.cnn(self.mix(states), mask))
 
     def forward(self, states: Tensor, mask: Tensor, labels: Tensor | None = None) -> SequenceClassifierOutput:
@@ -124,6 +135,7 @@ class BertCNN(PreTrainedModel):
         states: str = "last",
         num_filters: int = 100,
         kernel_sizes: Sequence[int] = (3, 4, 5),
+        features: Literal["windows", "mean", "first"] = "windows",
         dropout: float = 0.5,
         freeze_encoder: bool = False,
         max_length: int = 512,
@@ -144,6 +156,7 @@ class BertCNN(PreTrainedModel):
             states: ``last``, ``mix`` (learned) or ``concat-N`` of the kept layers.
             num_filters: Filters of each window width.
             kernel_sizes: Window widths, in pieces.
+            features: ``windows``: the convolution; ``mean`` or ``first`` state: a plain linear head.
             dropout: Share of features dropped in training.
             freeze_encoder: Train the head alone.
             max_length: Pieces the encoder reads at once; longer texts are read in windows.
@@ -172,6 +185,7 @@ class BertCNN(PreTrainedModel):
             states=states,
             num_filters=num_filters,
             kernel_sizes=list(kernel_sizes),
+            features=features,
             head_dropout=dropout,
             freeze_encoder=freeze_encoder,
             window_length=length,

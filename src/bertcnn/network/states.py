@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 def stream_states(
-    model: BertCNN, pieces: Pieces, *, pad_id: int, reach: int, max_tokens: int | None = None
+    model: BertCNN, pieces: Pieces, *, pad_id: int, reach: int | None, max_tokens: int | None = None
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Encode texts in batches of like length, each within the budget, without gradients.
 
@@ -41,7 +42,7 @@ def stream_states(
         model: Its encoder is run, on the device it is on, in evaluation mode.
         pieces: The texts.
         pad_id: Piece to fill up with.
-        reach: Pieces that the segments of a long text share: widest kernel - 1.
+        reach: Pieces that the segments of a long text share: widest kernel - 1. None: no segments.
         max_tokens: Padded pieces at once. None: what suits the device.
 
     Yields:
@@ -73,10 +74,12 @@ class States:
     Attributes:
         values: float16 ``(pieces, S)``, memory-mapped.
         starts: Text ``i`` is ``values[starts[i]:starts[i + 1]]``, int64 ``(N + 1,)``.
+        seconds: What encoding them took, once.
     """
 
     values: npt.NDArray[np.float16]
     starts: npt.NDArray[np.int64]
+    seconds: float = 0.0
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -87,7 +90,9 @@ class States:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Open what :func:`write_states` wrote."""
-        return cls(np.load(folder / "states.npy", mmap_mode="r"), np.load(folder / "starts.npy"))
+        seconds = folder / "seconds.txt"
+        took = float(seconds.read_text("utf-8")) if seconds.is_file() else 0.0
+        return cls(np.load(folder / "states.npy", mmap_mode="r"), np.load(folder / "starts.npy"), took)
 
 
 def write_states(
@@ -112,6 +117,7 @@ def write_states(
     """
     width = states_width(model.config.encoder, model.config.states)
     total = int(pieces.starts[-1])
+    started = time.perf_counter()
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".draft-"))
     try:
@@ -130,6 +136,7 @@ def write_states(
                 progress(int(batch.source_mask.sum()))
         values.flush()
         del values
+        (draft / "seconds.txt").write_text(f"{time.perf_counter() - started:.3f}", "utf-8")
         draft.rename(folder)
     except OSError as error:
         raise TrainingError(

@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from bertcnn.errors import EncoderError
 from bertcnn.network.config import WordVectorsConfig
+from bertcnn.network.encoder import load_encoder, load_tokenizer
 from bertcnn.text.tokens import PieceTokenizer
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
@@ -33,7 +34,7 @@ class WordVectors(PreTrainedModel):
 
     def __init__(self, config: WordVectorsConfig) -> None:
         super().__init__(config)
-        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=0)
+        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -106,6 +107,23 @@ def build_vectors(
         "model_input_names": ["input_ids", "attention_mask"],
     }
     return encoder, PieceTokenizer(tokenizer, config)
+
+
+def build_pieces(encoder: str) -> tuple[WordVectors, PieceTokenizer]:
+    """Make a table of an encoder's own input vectors, and its tokenizer: BERT without its context.
+
+    Args:
+        encoder: ``minilm``, a folder, or a hub name.
+
+    Raises:
+        EncoderError: There is no such encoder.
+    """
+    table = load_encoder(encoder, 1).get_input_embeddings().weight.detach().clone()
+    tokenizer = load_tokenizer(encoder)
+    config = WordVectorsConfig(vocab_size=len(table), hidden_size=table.shape[1], pad_token_id=tokenizer.pad_id)
+    words = WordVectors(config)
+    words.embeddings.weight.data = table
+    return words, tokenizer
 
 
 def read_vectors(file: Path, wanted: set[str], max_words: int) -> tuple[dict[str, int], npt.NDArray[np.float32]]:

@@ -82,20 +82,26 @@ def load_examples(source: str, settings: DataSettings) -> dict[str, Examples]:
     Raises:
         DataError: The source cannot be read, or a row has no label; up to five are named.
     """
-    if source.startswith("hf:"):
-        tables = _hub_tables(source.removeprefix("hf:"))
-    elif source in BUILTIN:
-        tables = defaultdict(list)
-        for row in read_rows(BUILTIN[source]):
-            tables[row["split"]].append(row)
-    elif source.startswith("builtin:"):
-        raise DataError(f"No built-in data set {source!r}. There is: {', '.join(BUILTIN)}.")
-    else:
-        tables = {"train": list(read_rows(source, encoding=settings.encoding, delimiter=settings.delimiter))}
+    tables = load_rows(source, settings)
     several = len(tables) > 1
     return {
-        split: _examples(rows, f"{source} ({split})" if several else source, settings) for split, rows in tables.items()
+        split: as_examples(rows, f"{source} ({split})" if several else source, settings)
+        for split, rows in tables.items()
     }
+
+
+def load_rows(source: str, settings: DataSettings) -> dict[str, list[Row]]:
+    """Return the rows of a source by split, with all their columns; see :func:`load_examples`."""
+    if source.startswith("hf:"):
+        return _hub_tables(source.removeprefix("hf:"))
+    if source in BUILTIN:
+        tables: dict[str, list[Row]] = defaultdict(list)
+        for row in read_rows(BUILTIN[source]):
+            tables[row["split"]].append(row)
+        return dict(tables)
+    if source.startswith("builtin:"):
+        raise DataError(f"No built-in data set {source!r}. There is: {', '.join(BUILTIN)}.")
+    return {"train": list(read_rows(source, encoding=settings.encoding, delimiter=settings.delimiter))}
 
 
 def load_splits(
@@ -211,7 +217,12 @@ def as_text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Examples:
+def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Examples:
+    """Return the texts and labels of rows.
+
+    Raises:
+        DataError: There are none, a column is missing, or a row has no label.
+    """
     if not rows:
         raise DataError(f"{source} has no rows.")
     for column, option in ((settings.text, "--text"), (settings.label, "--label")):

@@ -4,6 +4,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import perf_counter
 from types import FrameType
 from typing import Any, Self
 
@@ -86,6 +87,18 @@ class ProgressBar(TrainerCallback):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.stop()
+
+
+class Clock(TrainerCallback):
+    """Notes in Trainer's log how many seconds of training had gone by at each dev score."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        before = [entry["seconds"] for entry in state.log_history if "seconds" in entry]
+        self.started = perf_counter() - (before[-1] if before else 0.0)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.log_history:
+            state.log_history[-1]["seconds"] = round(perf_counter() - self.started, 3)
 
 
 class Watchdog(TrainerCallback):

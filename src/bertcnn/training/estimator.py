@@ -61,28 +61,43 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
         ]
     )
 
-    def fit(self, X: Sequence[str], y: Any) -> Self:  # noqa: N803  # scikit-learn's name
+    def fit(
+        self,
+        X: Sequence[str],  # noqa: N803  # scikit-learn's name
+        y: Any,
+        *,
+        dev: tuple[Sequence[str], Any] | None = None,
+        also_encode: Sequence[str] = (),
+    ) -> Self:
         """Train on texts and their labels.
+
+        Args:
+            X: Texts.
+            y: Their labels.
+            dev: Texts and labels to choose on. None: a share of the others, ``dev_fraction``.
+            also_encode: See :func:`bertcnn.training.train.train`.
 
         Raises:
             DataError: Texts that are none, or labels that cannot be learned.
             SettingsError: A parameter of the wrong type or out of range.
         """
-        texts = _texts(X)
-        y = y.toarray() if issparse(y) else y
-        if len(texts) != len(y):
-            raise DataError(f"X has {len(texts)} texts, but y has {len(y)} labels.")
+        texts, y = _pairs(X, y)
         given = {name: value for name, value in self.get_params().items() if name != "verbose"}
         given = {k: tuple(v) if isinstance(v, list | np.ndarray) else v for k, v in given.items()}
         settings = change(Settings(), given)
-        labels = self._labels(y)
-        examples = Examples(texts, labels, "X")
-        dev = set(stratified_rows(examples, settings.data.dev_fraction, seed=settings.training.seed))
-        if not dev:
-            raise DataError(f"{len(texts)} texts are too few to keep a share of {self.dev_fraction} to choose on.")
-        rest = (i for i in range(len(texts)) if i not in dev)
-        splits = Splits(examples.pick(rest, "train"), examples.pick(sorted(dev), "dev"))
-        self.trained_ = train(splits, settings, console=Console() if self.verbose else None)
+        self._note_classes(y)
+        examples = Examples(texts, self._labels(y), "X")
+        if dev is not None:
+            dev_texts, dev_y = _pairs(*dev)
+            splits = Splits(examples, Examples(dev_texts, self._labels(dev_y), "dev"))
+        else:
+            kept = set(stratified_rows(examples, settings.data.dev_fraction, seed=settings.training.seed))
+            if not kept:
+                raise DataError(f"{len(texts)} texts are too few to keep a share of {self.dev_fraction} to choose on.")
+            rest = (i for i in range(len(texts)) if i not in kept)
+            splits = Splits(examples.pick(rest, "train"), examples.pick(sorted(kept), "dev"))
+        console = Console() if self.verbose else None
+        self.trained_ = train(splits, settings, also_encode=also_encode, console=console)
         return self
 
     def decision_function(self, X: Sequence[str]) -> npt.NDArray[np.float64]:  # noqa: N803
@@ -111,27 +126,45 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
         """Return the accuracy (many labels a text: of whole label sets)."""
         return float(super().score(X, y, sample_weight))
 
-    def _labels(self, y: Any) -> list[Label]:
+    def _note_classes(self, y: Any) -> None:
         """Note the classes and their names; where two look alike in print, the place is part of the name."""
         check_classification_targets(y)
         self._is_multi_label = type_of_target(y) == "multilabel-indicator"
         if self._is_multi_label:
-            matrix = np.asarray(y)
-            self.classes_ = np.arange(matrix.shape[1])
-            self._places = {str(k): k for k in range(matrix.shape[1])}
-            return [tuple(str(k) for k in np.flatnonzero(row)) for row in matrix]
-        self.classes_, rows = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+            self.classes_ = np.arange(np.asarray(y).shape[1])
+        else:
+            self.classes_ = np.unique(column_or_1d(y, warn=True))
         names = [str(label) for label in self.classes_.tolist()]
         if len(set(names)) < len(names):
             names = [f"{name} ({k})" for k, name in enumerate(names)]
         self._places = {name: k for k, name in enumerate(names)}
-        return [names[row] for row in rows]
+
+    def _labels(self, y: Any) -> list[Label]:
+        """Return the names of labels."""
+        names = list(self._places)
+        if self._is_multi_label:
+            return [tuple(names[k] for k in np.flatnonzero(row)) for row in np.asarray(y)]
+        place = {label: k for k, label in enumerate(self.classes_.tolist())}
+        given = column_or_1d(y).tolist()
+        unknown = next((label for label in given if label not in place), None)
+        if unknown is not None:
+            raise DataError(f"Label {unknown!r} of dev is not among those of y: {', '.join(names[:20])}.")
+        return [names[place[label]] for label in given]
 
     def _in_order(self, table: npt.NDArray[np.float64], *, missing: float) -> npt.NDArray[np.float64]:
         """Put columns in the order of ``classes_``, ``missing`` where no training text had a label."""
         full = np.full((len(table), len(self.classes_)), missing)
         full[:, [self._places[name] for name in self.trained_.predictor.label_names]] = table
         return full
+
+
+def _pairs(texts: Any, y: Any) -> tuple[list[str], Any]:
+    """Return texts and as many labels."""
+    found = _texts(texts)
+    y = y.toarray() if issparse(y) else y
+    if len(found) != len(y):
+        raise DataError(f"X has {len(found)} texts, but y has {len(y)} labels.")
+    return found, y
 
 
 def _texts(texts: Any) -> list[str]:

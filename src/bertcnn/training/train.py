@@ -16,7 +16,7 @@ import numpy.typing as npt
 from accelerate import PartialState
 from rich.console import Console
 from safetensors import SafetensorError
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from bertcnn.errors import SettingsError, TrainingError
 from bertcnn.inference.calibration import fit_temperature, fit_thresholds, probabilities_of
@@ -25,12 +25,12 @@ from bertcnn.inference.predictor import Predictor
 from bertcnn.network.encoder import load_tokenizer
 from bertcnn.network.model import BertCNN
 from bertcnn.network.states import States, cache_folder, cached_states
-from bertcnn.network.vectors import build_vectors
+from bertcnn.network.vectors import build_pieces, build_vectors
 from bertcnn.settings import Settings
 from bertcnn.text.dataset import Splits
 from bertcnn.text.labels import Labels
 from bertcnn.text.tokens import Pieces, PieceTokenizer
-from bertcnn.training.callbacks import Interruption, ProgressBar, Watchdog, encoding_bar
+from bertcnn.training.callbacks import Clock, Interruption, ProgressBar, Watchdog, encoding_bar
 from bertcnn.training.stage import Stage, TextSet, collate_pieces, collate_states, run_stage, several_on_cpu
 
 
@@ -47,6 +47,8 @@ class Trained:
         warnings: Signs of failure.
         cut_texts: Training texts longer than ``max_train_pieces``.
         seconds: Of encoding, training and calibrating.
+        cached_seconds: What encoding the texts of train and dev would have added, had their states not
+            been in the cache (less what encoding others' texts took).
     """
 
     predictor: Predictor
@@ -58,12 +60,14 @@ class Trained:
     warnings: list[str] = field(default_factory=list)
     cut_texts: int = 0
     seconds: float = 0.0
+    cached_seconds: float = 0.0
 
 
 def train(
     splits: Splits,
     settings: Settings | None = None,
     *,
+    also_encode: Sequence[str] = (),
     checkpoints: str | Path | None = None,
     resume: bool = False,
     console: Console | None = None,
@@ -73,6 +77,8 @@ def train(
     Args:
         splits: Texts to learn from, to choose on, and to test on.
         settings: All of them; defaults if None.
+        also_encode: Texts whose encoder states to keep in the same cache entry, so that other folds of
+            the same data find theirs. Each text is encoded by itself; nothing is learned from these.
         checkpoints: Folder for what a killed run goes on from. None: a temporary one.
         resume: Go on from there.
         console: Where progress is shown; None: nowhere.
@@ -99,7 +105,7 @@ def train(
     with tempfile.TemporaryDirectory() as scratch:
         run = _Run(settings, model, tokenizer, Path(checkpoints or scratch), resume, console or Console(quiet=True))
         try:
-            run.train(splits, truths)
+            run.train(splits, truths, also_encode)
         except (OSError, SafetensorError) as error:
             raise TrainingError(
                 f"Training stopped: {error}. Is the disk of {checkpoints or scratch} full? "
@@ -117,6 +123,7 @@ def train(
         warnings=run.warnings,
         cut_texts=run.cut_texts,
         seconds=time.perf_counter() - started,
+        cached_seconds=run.cached_seconds,
     )
 
 
@@ -133,11 +140,15 @@ def build_model(
     """
     model, training = settings.model, settings.training
     kind, _, file = model.encoder.partition(":")
+    encoder: str | PreTrainedModel
     if kind == "words":
         encoder, tokenizer = build_vectors(list(texts), file=file or None, size=model.vector_size, seed=training.seed)
         max_length, overlap = 1 << 30, 0
+    elif kind == "pieces":
+        encoder, tokenizer = build_pieces(file or "minilm")
+        max_length, overlap = 1 << 30, 0
     else:
-        encoder, tokenizer = model.encoder, load_tokenizer(model.encoder)  # type: ignore[assignment]
+        encoder, tokenizer = model.encoder, load_tokenizer(model.encoder)
         max_length, overlap = model.max_length, model.overlap
     network = BertCNN.from_encoder(
         encoder,
@@ -147,6 +158,7 @@ def build_model(
         states=model.states,
         num_filters=model.num_filters,
         kernel_sizes=model.kernel_sizes,
+        features=model.features,
         dropout=model.dropout,
         freeze_encoder=training.method == "frozen",
         max_length=max_length,
@@ -156,7 +168,7 @@ def build_model(
         focal_gamma=training.focal_gamma,
         label_smoothing=training.label_smoothing,
     )
-    if kind != "words" and not training.train_word_embeddings:
+    if kind not in {"words", "pieces"} and not training.train_word_embeddings:
         network.get_input_embeddings().requires_grad_(False)
     return network, tokenizer
 
@@ -178,10 +190,11 @@ class _Run:
         self.history: list[dict[str, object]] = []
         self.warnings: list[str] = []
         self.cut_texts = 0
+        self.cached_seconds = 0.0
 
-    def train(self, splits: Splits, truths: dict[str, Truth]) -> None:
+    def train(self, splits: Splits, truths: dict[str, Truth], also_encode: Sequence[str]) -> None:
         method, training = self.settings.training.method, self.settings.training
-        pool = self._pool(splits)
+        pool = self._pool(splits, also_encode)
         before: float | None = None
         if method != "finetune":
             before = self._stage("head", pool, truths, training.head_epochs)
@@ -201,7 +214,7 @@ class _Run:
         many = self.model.config.is_multi_label
         metric = training.metric if training.metric != "auto" else ("macro_f1" if many else "accuracy")
         on_states = name == "head"
-        states = self._states(pool.pieces) if on_states else None
+        states = self._states(pool) if on_states else None
         sets = {
             part: TextSet(pool.pieces, pool.rows[part], truths[part], states, training.seed)
             for part in ("train", "dev")
@@ -211,20 +224,20 @@ class _Run:
         watchdog, show = Watchdog(name), ProgressBar(self.console, name, metric)
         module = self.model.head if on_states else self.model
         with Interruption() as interruption:
-            log = run_stage(module, stage, training, [watchdog, interruption, show], resume=self.resume)
+            log = run_stage(module, stage, training, [Clock(), watchdog, interruption, show], resume=self.resume)
         self.history += [{"stage": name, **entry} for entry in log]
         self.warnings += watchdog.warnings
         sign = -1.0 if metric == "log_loss" else 1.0
         return max(sign * entry[f"eval_{metric}"] for entry in log if f"eval_{metric}" in entry)
 
-    def _pool(self, splits: Splits) -> "_Pool":
+    def _pool(self, splits: Splits, also_encode: Sequence[str]) -> "_Pool":
         """Cut all distinct texts into pieces, the longest ones short, so that one cannot fill the memory.
 
         All splits are in one pool, so that other seeds and folds of the same texts find its states
         in the cache.
         """
         parts = {"train": splits.train, "dev": splits.dev, "test": splits.test}
-        texts = sorted({text for part in parts.values() if part is not None for text in part.texts})
+        texts = sorted({text for part in parts.values() if part is not None for text in part.texts} | {*also_encode})
         place = {text: i for i, text in enumerate(texts)}
         rows = {n: np.array([place[t] for t in part.texts]) for n, part in parts.items() if part is not None}
         pieces = self.tokenizer(texts)
@@ -240,12 +253,17 @@ class _Run:
             pieces = Pieces(np.concatenate(kept), np.cumsum([0, *map(len, kept)]))
         return _Pool(pieces, rows)
 
-    def _states(self, pieces: Pieces) -> States:
+    def _states(self, pool: "_Pool") -> States:
         """Encode the pool, or find it in the cache."""
         cache = cache_folder(self.settings.training.cache)
         # Several processes share the cache: the first writes, the others wait and read.
+        started, pieces = time.perf_counter(), pool.pieces
         with PartialState().main_process_first(), encoding_bar(self.console, len(pieces.ids)) as advance:
-            return cached_states(self.model, self.tokenizer, pieces, cache, progress=advance)
+            states = cached_states(self.model, self.tokenizer, pieces, cache, progress=advance)
+        learned = np.unique(np.concatenate([pool.rows["train"], pool.rows["dev"]]))
+        share = pieces.lengths[learned].sum() / max(1, len(pieces.ids))
+        self.cached_seconds += float(share * states.seconds - (time.perf_counter() - started))
+        return states
 
 
 @dataclass(frozen=True)

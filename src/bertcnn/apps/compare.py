@@ -1,0 +1,140 @@
+"""The commands that compare systems: ``compare`` runs a study, ``report`` draws it again."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bertcnn.errors import SettingsError
+
+if TYPE_CHECKING:
+    from bertcnn.study.plan import Plan
+
+out = Console()
+err = Console(stderr=True)
+
+INTERRUPTED = 130
+
+
+def compare(
+    source: Annotated[
+        Optional[str], typer.Argument(help="Labelled texts: a file, builtin:reviews, or hf:owner/name; or --config.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder of the study; one that stands there is gone on with.")] = Path(
+        "runs/compare"
+    ),
+    config: Annotated[Optional[Path], typer.Option(help="TOML file with the study: many data sets, all below.")] = None,
+    systems: Annotated[
+        Optional[str], typer.Option(help="Whom to compare, by commas; default: the whole ladder.")
+    ] = None,
+    seeds: Annotated[Optional[int], typer.Option(help="How many times, with other random numbers.", min=1)] = None,
+    folds: Annotated[Optional[int], typer.Option(help="Cross-validation in so many folds.", min=2)] = None,
+    fractions: Annotated[Optional[str], typer.Option(help="Of the training texts, by commas: 0.1,1.")] = None,
+    tune: Annotated[Optional[int], typer.Option(help="Settings to try on dev, for each system.", min=1)] = None,
+    vectors: Annotated[Optional[str], typer.Option(help="Word vectors for cnn-static and cnn-tuned.")] = None,
+    dev: Annotated[str, typer.Option(help="Texts to choose on; default: a tenth of SOURCE.")] = "",
+    test: Annotated[str, typer.Option(help="Texts to test on; default: a tenth of SOURCE.")] = "",
+    text: Annotated[str, typer.Option(help="Column with the texts.")] = "text",
+    label: Annotated[str, typer.Option(help="Column with the labels.")] = "label",
+    tag: Annotated[str, typer.Option(help="Column with kinds of texts, to report on.")] = "",
+    setting: Annotated[
+        Optional[list[str]], typer.Option("--set", help="NAME=VALUE: a setting of all networks, such as encoder.")
+    ] = None,
+) -> None:
+    """Compare a ladder of systems on one data set, or many, and answer which is better, with its uncertainty.
+
+    Examples:
+    `bertcnn compare reviews.csv --text review --label sentiment --output runs/reviews`
+
+    `bertcnn compare builtin:reviews --systems tfidf,cnn-random,bert-mean@all,bert-cnn@half --seeds 3`
+
+    `bertcnn compare --config configs/kim2014.toml --output runs/kim2014`
+
+    Writes report.html, report.md, results.jsonl, results.csv and the best loadable model. Killed or stopped, the same
+    command goes on where it was.
+    """
+    values: dict[str, Any] = {}
+    if source is not None:
+        tag = tag or ("tag" if source == "builtin:reviews" else "")
+        data = {"source": source, "dev": dev, "test": test, "text": text, "label": label, "tag": tag}
+        values["data"] = [{"name": _name_of(source), **data, "folds": folds or 0}]
+    given = {
+        "seeds": seeds,
+        "tune": tune,
+        "vectors": vectors,
+        "systems": None if systems is None else [name.strip() for name in systems.split(",") if name.strip()],
+        "fractions": None if fractions is None else _numbers(fractions),
+    }
+    values |= {name: value for name, value in given.items() if value is not None}
+    if (source is None) == (config is None):
+        raise SettingsError("Give a SOURCE of labelled texts, or --config FILE with a study.")
+    plan = _plan(values, config, setting or [])
+    _run(plan, output)
+
+
+def report(folder: Annotated[Path, typer.Argument(help="Folder that `bertcnn compare` wrote.")]) -> None:
+    """Draw the report of a study again, without training anything.
+
+    Example: `bertcnn report runs/kim2014`
+    """
+    from bertcnn.study.report import write_report
+
+    _say_verdict(write_report(folder), folder)
+
+
+def _plan(values: dict[str, Any], config: Path | None, changes: list[str]) -> "Plan":
+    """Make a plan of flags, or of a file with flags over it."""
+    from dataclasses import asdict
+
+    from bertcnn.settings import all_settings
+    from bertcnn.study.plan import make_plan, read_plan
+    from bertcnn.study.systems import DEFAULTS
+
+    pairs = {name: value for name, _, value in (pair.partition("=") for pair in changes)}
+    homes = {one.name: section for section, one in all_settings()}
+    model = {name: value for name, value in pairs.items() if homes.get(name) == "model"}
+    training = {name: value for name, value in pairs.items() if name not in model}
+    if config is None:
+        has_vectors = bool(values.get("vectors"))
+        ladder = [name for name in DEFAULTS if has_vectors or name not in {"cnn-static", "cnn-tuned"}]
+        return make_plan({"systems": ladder, **values, "model": model, "training": training})
+    plan = read_plan(config)
+    networks = {"model": {**plan.model, **model}, "training": {**plan.training, **training}}
+    return make_plan({**asdict(plan), **values, **networks})
+
+
+def _run(plan: "Plan", folder: Path) -> None:
+    from bertcnn.study.report import write_report
+    from bertcnn.study.runner import run_study
+
+    try:
+        run_study(plan, folder, console=err)
+    except KeyboardInterrupt:
+        err.print(f"\nStopped. Give the same command to go on with {folder}.", highlight=False, soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    _say_verdict(write_report(folder), folder)
+
+
+def _say_verdict(found: Any, folder: Path) -> None:
+    for data in found.data:
+        table = Table(title=escape(data.name), title_justify="left", show_edge=False)
+        out.print(table)
+    out.print(f"The report is [bold]{escape(str(folder / 'report.html'))}[/].", highlight=False, soft_wrap=True)
+
+
+def _name_of(source: str) -> str:
+    name = source.split(":")[-1].rstrip("/")
+    stem = Path(name).stem
+    if stem in {"all", "train", "data"} and Path(name).parent.name:
+        stem = Path(name).parent.name
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in stem).strip("-").replace("--", "-") or "data"
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise SettingsError(f"--fractions is {text!r}, expected numbers such as 0.1,0.5,1.") from error

@@ -1,0 +1,33 @@
+"""What a plain BERT classifier reads instead of windows: the mean of a text's states, or the first.
+
+They are here to be compared with :class:`~bertcnn.network.cnn.TextCNN`, and answer as it does.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class StatePool(nn.Module):
+    """States to one vector a text.
+
+    Args:
+        hidden_size: Width of the states, D.
+        kind: ``mean`` of all states of a text, or its ``first`` ([CLS] in BERT).
+    """
+
+    def __init__(self, hidden_size: int, kind: Literal["mean", "first"]) -> None:
+        super().__init__()
+        self.kind = kind
+        self.num_features = hidden_size
+
+    def forward(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Pool ``(B, T, D)`` to features ``(B, D)``; no window wins, so positions are -1."""
+        kept = mask.bool()[..., None]
+        if self.kind == "first":
+            features = states[:, 0] * kept[:, 0]
+        else:
+            counts = kept.sum(dim=1).clamp(min=1)
+            features = (states * kept).sum(dim=1) / counts
+        return features, torch.full(features.shape, -1, dtype=torch.long, device=states.device)

@@ -1,0 +1,99 @@
+"""What a system costs: seconds, operations, parameters, bytes."""
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bertcnn.study.systems import Classifier
+
+LATENCY_TEXTS = 30
+FLOPS_TEXTS = 64
+
+
+@dataclass(frozen=True)
+class Cost:
+    """None: it has no meaning for this system.
+
+    Attributes:
+        train_seconds: Of one training, encoding included even where the cache had the states.
+        predict_seconds, texts_per_second: Of the test split, tokenising included.
+        latency_ms: Of one text alone, median.
+        flops_per_text: Floating-point operations (a multiplication and an addition are two) of
+            matrix products and attention, mean over some test texts; None for what is no network.
+        parameters: Numbers that were learned or loaded.
+        megabytes: Of those.
+        peak_megabytes: Of the process, from its start to its end.
+    """
+
+    train_seconds: float | None = None
+    predict_seconds: float | None = None
+    texts_per_second: float | None = None
+    latency_ms: float | None = None
+    flops_per_text: float | None = None
+    parameters: int | None = None
+    megabytes: float | None = None
+    peak_megabytes: float | None = None
+
+
+def measure(system: Classifier, texts: Sequence[str], *, train_seconds: float, predict_seconds: float) -> Cost:
+    """Measure a system on test texts.
+
+    Args:
+        system: Fitted.
+        texts: Of the test split.
+        train_seconds: As measured.
+        predict_seconds: Of all these texts.
+    """
+    latencies = []
+    for text in [texts[0], *texts[:LATENCY_TEXTS]]:
+        started = time.perf_counter()
+        system.predict_proba([text])
+        latencies.append(time.perf_counter() - started)
+    trained = getattr(system, "trained_", None)
+    parameters, size = _size(system)
+    if trained is not None:
+        train_seconds += trained.cached_seconds
+    return Cost(
+        train_seconds=round(train_seconds, 3),
+        predict_seconds=round(predict_seconds, 4),
+        texts_per_second=round(len(texts) / max(predict_seconds, 1e-9), 2),
+        latency_ms=round(1000 * statistics.median(latencies[1:]), 3),
+        flops_per_text=None if trained is None else _flops(system, texts[:FLOPS_TEXTS]),
+        parameters=parameters,
+        megabytes=None if size is None else round(size / 1e6, 2),
+        peak_megabytes=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT / 1024**2, 1),
+    )
+
+
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes: Linux counts in kilobytes, macOS in bytes."""
+
+
+def _flops(system: Any, texts: Sequence[str]) -> float:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        system.trained_.predictor.logits(list(texts))
+    return float(counter.get_total_flops() / len(set(texts)))
+
+
+def _size(system: Any) -> tuple[int | None, float | None]:
+    """Return parameters, and bytes."""
+    if hasattr(system, "trained_"):
+        weights = list(system.trained_.predictor.model.parameters())
+        return sum(w.numel() for w in weights), float(sum(w.numel() * w.element_size() for w in weights))
+    steps = [step for _, step in getattr(system, "steps", [])]
+    if not steps:
+        return None, None
+    arrays = [value for step in steps for value in vars(step).values() if isinstance(value, np.ndarray)]
+    models = [step.model_ for step in steps if hasattr(step, "model_")]
+    weights = [w for model in models for w in model.encoder.parameters()]
+    numbers = [a for a in arrays if np.issubdtype(a.dtype, np.number)]
+    count = sum(a.size for a in numbers) + sum(w.numel() for w in weights)
+    return count, float(sum(a.nbytes for a in numbers) + sum(w.numel() * w.element_size() for w in weights))

@@ -1,0 +1,216 @@
+"""A data set divided into what is learned from, what choices are made on, and a sealed test."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from bertcnn.errors import DataError, StudyError
+from bertcnn.settings import DataSettings
+from bertcnn.study.plan import Run, Task, Transfer, find_source
+from bertcnn.text.dataset import Examples, as_examples, load_rows, normal_form, stratified_rows
+from bertcnn.text.files import Row
+
+DEV_FRACTION = 0.1
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows of a data set.
+
+    Attributes:
+        task: What was asked for.
+        train: What is learned from; divided further where there is no dev or test of its own.
+        dev, test: Official ones.
+        tested: Examples that can be tested: ``test``, or all. Their places in it are their ids.
+        tested_rows: Those with all their columns.
+    """
+
+    task: Task
+    train: Examples
+    dev: Examples | None
+    test: Examples | None
+    tested: Examples
+    tested_rows: list[Row]
+
+
+class Sealed:
+    """Test examples that can be read once, after a system is final.
+
+    Args:
+        examples: The test split.
+        ids: Of these examples, in :class:`Table`.
+    """
+
+    def __init__(self, examples: Examples, ids: Sequence[int]) -> None:
+        self._content: tuple[Examples, list[int]] | None = (examples, list(ids))
+        self._may_open = False
+
+    def __len__(self) -> int:
+        raise StudyError("The test split is sealed: nothing may be known of it while a system is made.")
+
+    @property
+    def texts(self) -> list[str]:
+        """Nobody reads these before the seal is broken."""
+        raise StudyError("The test split is sealed: a system may not read its texts while it is made.")
+
+    @property
+    def labels(self) -> list[str]:
+        """Nobody reads these before the seal is broken."""
+        raise StudyError("The test split is sealed: a system may not read its labels while it is made.")
+
+    def allow(self) -> None:
+        """Say that the system is final. Called by the runner, once."""
+        self._may_open = True
+
+    def open(self) -> tuple[Examples, list[int]]:
+        """Return the examples and their ids, once.
+
+        Raises:
+            StudyError: The system is not final, or this is the second time.
+        """
+        if not self._may_open:
+            raise StudyError("The test split is sealed until the system is final.")
+        if self._content is None:
+            raise StudyError("The test split was read already; a run reads it once.")
+        content, self._content = self._content, None
+        return content
+
+
+@dataclass(frozen=True)
+class Division:
+    """What one run works on.
+
+    Attributes:
+        train: Of which a fraction may have been taken.
+        dev: To choose on.
+        test: Sealed.
+        pool: Texts, without labels, whose encoder states other runs share.
+        fingerprint: sha256 over all texts and labels, to tell that two runs had the same.
+    """
+
+    train: Examples
+    dev: Examples
+    test: Sealed
+    pool: list[str]
+    fingerprint: str
+
+
+def read_table(task: Task) -> Table:
+    """Read a data set.
+
+    Raises:
+        DataError: It cannot be read, has no rows left, or a text can have many labels.
+    """
+    parts = _rows(task)
+    if "train" not in parts:
+        raise DataError(f"{task.source} has no split 'train'. Its splits: {', '.join(parts)}.")
+    for split, source in (("dev", task.dev), ("test", task.test)):
+        if source:
+            found = _rows(Transfer(name=split, source=source, where=task.where, text=task.text, label=task.label))
+            parts[split] = found.get(split) or found.get("train") or next(iter(found.values()))
+    if task.folds or task.fold_column:
+        parts = {"train": [row for rows in parts.values() for row in rows]}
+    examples = {name: _examples(rows, f"{task.name} ({name})", task) for name, rows in parts.items()}
+    tested = "test" if "test" in parts else "train"
+    return Table(task, examples["train"], examples.get("dev"), examples.get("test"), examples[tested], parts[tested])
+
+
+def read_transfer(transfer: Transfer) -> Examples:
+    """Read texts to test elsewhere: the test split of a source that has one, else all."""
+    parts = _rows(transfer)
+    rows = parts.get("test") or [row for rows in parts.values() for row in rows]
+    return _examples(rows, transfer.name, transfer)
+
+
+def divide(table: Table, run: Run) -> Division:
+    """Divide a data set for a run: stratified, by text and not by row.
+
+    Raises:
+        DataError: There is too little to divide.
+    """
+    train, ids = table.train, list(range(len(table.train)))
+    test = table.test
+    if test is None:
+        ids = _test_rows(table, run)
+        taken = set(ids)
+        test = train.pick(ids, "test")
+        train = train.pick((i for i in range(len(train)) if i not in taken), "train")
+        pool = table.train.texts
+    else:
+        ids = list(range(len(test)))
+        pool = train.texts + (table.dev.texts if table.dev else [])
+    dev = table.dev
+    if dev is None:
+        kept = set(stratified_rows(train, DEV_FRACTION, seed=run.seed))
+        dev = train.pick(sorted(kept), "dev")
+        train = train.pick((i for i in range(len(train)) if i not in kept), "train")
+    if not len(dev) or not len(test):
+        raise DataError(f"{table.task.name}: {len(table.train)} texts are too few to divide.")
+    fingerprint = _fingerprint((train, dev, test))
+    train = train.pick(nested_rows(train, run.fraction, seed=run.seed), f"{run.fraction:.0%}")
+    return Division(train, dev, Sealed(test, ids), pool, fingerprint)
+
+
+def nested_rows(examples: Examples, fraction: float, *, seed: int) -> list[int]:
+    """Return a share of the rows with the share of each label kept, at least one a label.
+
+    A smaller fraction's rows are among those of a larger one of the same seed.
+    """
+    groups: dict[str, list[int]] = defaultdict(list)
+    for row, label in enumerate(examples.labels):
+        groups[str(label)].append(row)
+    generator = Random(seed)  # noqa: S311  # no secret hangs on it
+    kept: list[int] = []
+    for label in sorted(groups):
+        generator.shuffle(groups[label])
+        kept += groups[label][: max(1, round(fraction * len(groups[label])))]
+    return sorted(kept)
+
+
+def _test_rows(table: Table, run: Run) -> list[int]:
+    task, examples = table.task, table.train
+    if run.fold is None:
+        return sorted(stratified_rows(examples, task.test_fraction, seed=run.seed))
+    if task.fold_column:
+        values = [str(row.get(task.fold_column)) for row in table.tested_rows]
+        names = sorted(set(values))
+        if len(names) != task.folds:
+            raise DataError(f"{task.name}: column {task.fold_column!r} has {len(names)} folds, expected {task.folds}.")
+        return [i for i, value in enumerate(values) if value == names[run.fold]]
+    groups = [normal_form(text) for text in examples.texts]
+    folds = StratifiedGroupKFold(task.folds, shuffle=True, random_state=run.seed)
+    splits = folds.split(np.zeros(len(groups)), [str(label) for label in examples.labels], groups)
+    return sorted(int(i) for i in list(splits)[run.fold][1])
+
+
+def _rows(source: Task | Transfer) -> dict[str, list[Row]]:
+    settings = DataSettings(text=source.text, label=source.label)
+    parts = load_rows(find_source(source.source), settings)
+    kept = {
+        split: [row for row in rows if all(str(row.get(c)) == v for c, v in source.where.items())]
+        for split, rows in parts.items()
+    }
+    if not any(kept.values()):
+        raise DataError(f"{source.source} has no rows where {source.where}." if source.where else "No rows.")
+    return kept
+
+
+def _examples(rows: Sequence[Row], name: str, source: Task | Transfer) -> Examples:
+    examples = as_examples(rows, name, DataSettings(text=source.text, label=source.label))
+    if any(not isinstance(label, str) for label in examples.labels):
+        raise DataError(f"{name}: texts have many labels; a comparison needs one label a text.")
+    return examples
+
+
+def _fingerprint(parts: Iterable[Examples]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        for text, label in zip(part.texts, part.labels, strict=True):
+            digest.update(f"{text!r}\t{label!r}\n".encode())
+        digest.update(b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,339 @@
+"""From a study folder to one structure, ``Report``: every figure that a report shows is in it.
+
+How figures look is in ``tables`` and ``pictures``.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+
+from bertcnn.errors import StudyError
+from bertcnn.inference.metrics import Estimate
+from bertcnn.study.details import (
+    Contrast,
+    Curve,
+    Failures,
+    Slice,
+    behaviour,
+    contrast,
+    curves,
+    flips,
+    main_systems,
+    over,
+    slices,
+    transfer,
+)
+from bertcnn.study.evidence import Example, Run, Study
+from bertcnn.study.statistics import Outcomes, accuracy, compare, frontier, macro_f1, reliability, time_to
+from bertcnn.study.systems import QUESTIONS, ladder_place, system
+from bertcnn.study.verdict import Answer, answer, contradictions, judge, over_data, part_of, sides
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system on one data set, trained on all of its texts.
+
+    Scores and costs are over the runs that are done: accuracy and macro-F1 pooled with
+    intervals, ``calibration_error`` and ``dev_accuracy`` means, costs medians, ``peak_megabytes``
+    the greatest. None where nothing is known.
+
+    Attributes:
+        system: Its name.
+        about: One line on it.
+        group: "baseline", "CNN alone", "frozen BERT" or "fine-tuned BERT".
+        runs: How many are done.
+        expected: How many the plan asks for.
+        failures: One line a failed run.
+        accuracy: On test.
+        macro_f1: On test.
+        calibration_error: On test.
+        dev_accuracy: What choices are made on.
+        cost: By the names of a line of ``results.jsonl``.
+        epochs: Until 99 % of the best dev score.
+        seconds: Until then.
+        best: Whether it is the best on dev of this data set.
+        on_frontier: Whether no other system is both faster and more accurate; None without speed.
+    """
+
+    system: str
+    about: str
+    group: str
+    runs: int
+    expected: int
+    failures: tuple[str, ...]
+    accuracy: Estimate | None
+    macro_f1: Estimate | None
+    calibration_error: float | None
+    dev_accuracy: float | None
+    cost: dict[str, float | None]
+    epochs: float | None
+    seconds: float | None
+    best: bool
+    on_frontier: bool | None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """All that is shown of one data set. Keys of the dicts are systems, unless said."""
+
+    name: str
+    texts: dict[str, int]
+    labels: tuple[str, ...]
+    fingerprints: tuple[str, ...]
+    rows: tuple[Row, ...]
+    curves: tuple[Curve, ...]
+    slices: tuple[Slice, ...]
+    flips: dict[str, dict[str, float]]
+    behaviour: dict[str, dict[str, Failures]]
+    transfer: dict[str, dict[str, float]]
+    reliability: dict[str, tuple[tuple[float, float, int], ...]]
+    contrast: Contrast | None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The settings that dev chose for a system, with the number of runs that chose them."""
+
+    data: str
+    system: str
+    trials: int | None
+    settings: str
+    runs: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a report shows.
+
+    Attributes:
+        title: Of the page.
+        verdict: Every question that can be answered, on each data set.
+        over_data: By question, one sentence over several data sets.
+        data: In the order of the plan.
+        chosen: Hyperparameters.
+        made: Commit, versions, machine, threads, times, seeds: each value that occurs.
+        counts: Lines by what they are: done, failed, missing, broken.
+        warnings: What the runs warned of, and how often.
+        notes: What could not be read.
+    """
+
+    title: str
+    verdict: tuple[Answer, ...]
+    over_data: dict[str, str]
+    data: tuple[DataSet, ...]
+    chosen: tuple[Chosen, ...]
+    made: dict[str, tuple[str, ...]]
+    counts: dict[str, int]
+    warnings: dict[str, int]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the same as plain values, for JSON."""
+        return asdict(self)
+
+
+def find(study: Study) -> Report:
+    """Compute all that a report of a study shows."""
+    names = study.data
+    ladder = _ladder(study)
+    examples = {data: study.examples(data) for data in names}
+    verdict = _verdict(study, names, examples)
+    data = tuple(_data_set(study, name, ladder, examples[name], verdict) for name in names)
+    questions = dict.fromkeys(one.question for one in verdict)
+    groups = {q: [one for one in verdict if one.question == q] for q in questions}
+    rows = [row for one in data for row in one.rows]
+    warned = Counter(str(text) for run in study.runs for text in run.line.get("warnings") or ())
+    return Report(
+        title=f"{study.folder.resolve().name}: systems compared",
+        verdict=verdict,
+        over_data={q: over_data(group) for q, group in groups.items() if len(group) > 1},
+        data=data,
+        chosen=tuple(_chosen(study, names, ladder)),
+        made=_made(study),
+        counts={
+            "done": sum(run.done for run in study.runs),
+            "failed": sum(not run.done for run in study.runs),
+            "missing": sum(max(row.expected - row.runs - len(row.failures), 0) for row in rows),
+            "broken": study.broken,
+        },
+        warnings=dict(warned.most_common()),
+        notes=tuple(dict.fromkeys([*study.notes, *contradictions(verdict)])),
+    )
+
+
+def _ladder(study: Study) -> tuple[str, ...]:
+    """Return the systems of the study, in order of display."""
+    planned = [name for data in study.data for name in study.expected(data)]
+    return tuple(sorted({*planned, *(run.system for run in study.runs)}, key=ladder_place))
+
+
+def _verdict(study: Study, names: Iterable[str], examples: Mapping[str, Mapping[int, Example]]) -> tuple[Answer, ...]:
+    found = []
+    for question in QUESTIONS:
+        for data in names:
+            dev: dict[str, dict[tuple[int, int | None], float]] = defaultdict(dict)
+            for run in study.of(data):
+                score = run.number("dev", "accuracy")
+                if run.done and score is not None and study.pooled(data, run.system) is not None:
+                    dev[run.system][run.seed, run.fold] = score
+            pair = sides(question.left, question.right, dev)
+            if pair is None:
+                continue
+            left, right = (_outcomes(study, data, name) for name in pair)
+            negated = [i for i, one in examples[data].items() if one.slices.get("negation", "").lower() in _YES]
+            part = part_of(left, right, negated)
+            found.append(answer(question.name, question.asks, data, pair, found=compare(left, right), negation=part))
+    return judge(found, {question.name: question.adds for question in QUESTIONS})
+
+
+_YES = ("yes", "true", "1")
+
+
+def _outcomes(study: Study, data: str, name: str) -> Outcomes:
+    pooled = study.pooled(data, name)
+    assert pooled is not None, (data, name)
+    return pooled.outcomes
+
+
+def _data_set(
+    study: Study, name: str, ladder: Sequence[str], examples: Mapping[int, Example], verdict: Sequence[Answer]
+) -> DataSet:
+    runs = study.of(name)
+    pooled = {one: found for one in ladder if (found := study.pooled(name, one)) is not None}
+    sized = next((run for run in [*runs, *study.of(name, fraction=None)] if run.done), None)
+    texts = {part: int(n) for part in ("train", "dev", "test") if sized and (n := sized.number("texts", part))}
+    if pooled:
+        texts["test"] = max(len(np.unique(found.outcomes.example)) for found in pooled.values())
+    here = [one for one in verdict if one.data == name]
+    labels = sized.labels if sized else ()
+    return DataSet(
+        name=name,
+        texts=texts,
+        labels=labels,
+        fingerprints=tuple(dict.fromkeys(str(r.line["fingerprint"]) for r in runs if r.line.get("fingerprint"))),
+        rows=_rows(study, name, ladder),
+        curves=curves(study, name, ladder),
+        slices=tuple(slices(pooled, examples)),
+        flips={one: flipped for one in ladder if (flipped := flips(study.of(name, one)))},
+        behaviour={one: tallies for one in ladder if (tallies := behaviour(study.of(name, one)))},
+        transfer={one: moved for one in ladder if (moved := transfer(study.of(name, one)))},
+        reliability={
+            one: tuple((float(c), float(a), int(n)) for c, a, n in reliability(p.probabilities, p.outcomes.truth))
+            for one in main_systems(here, pooled)
+            for p in [pooled[one]]
+        },
+        contrast=contrast(here, pooled, examples, labels),
+    )
+
+
+def _rows(study: Study, data: str, ladder: Sequence[str]) -> tuple[Row, ...]:
+    """Return the systems of a data set, the best on dev and those on the frontier marked."""
+    expected = study.expected(data)
+    rows = [_row(study, data, name, expected[name]) for name in ladder if name in expected or study.of(data, name)]
+    best = max((row.dev_accuracy for row in rows if row.dev_accuracy is not None), default=None)
+    placed = [
+        (row.system, 1 / speed, row.accuracy.value)
+        for row in rows
+        if row.accuracy and (speed := row.cost["texts_per_second"])
+    ]
+    flags = frontier([cost for _, cost, _ in placed], [score for _, _, score in placed]) if placed else []
+    ahead = {name: bool(flag) for (name, _, _), flag in zip(placed, flags, strict=True)}
+    return tuple(
+        replace(row, best=best is not None and row.dev_accuracy == best, on_frontier=ahead.get(row.system))
+        for row in rows
+    )
+
+
+def _row(study: Study, data: str, name: str, expected: int) -> Row:
+    runs = study.of(data, name)
+    done = [run for run in runs if run.done]
+    pooled = study.pooled(data, name)
+    times = [found for run in done if (found := time_to(_progress(run)))]
+    about, group = _about(name)
+    return Row(
+        system=name,
+        about=about,
+        group=group,
+        runs=len(done),
+        expected=max(expected, len(runs)),
+        failures=tuple(f"seed {run.seed}: {run.error}" for run in runs if not run.done),
+        accuracy=accuracy(pooled.outcomes) if pooled else None,
+        macro_f1=macro_f1(pooled.outcomes) if pooled else None,
+        calibration_error=over(done, fmean, "test", "calibration_error"),
+        dev_accuracy=over(done, fmean, "dev", "accuracy"),
+        cost={key: over(done, max if key == "peak_megabytes" else median, "cost", key) for key in COSTS},
+        epochs=median(e for e, _ in times) if times else None,
+        seconds=median(s for _, s in times) if times else None,
+        best=False,
+        on_frontier=None,
+    )
+
+
+COSTS = (
+    "train_seconds",
+    "predict_seconds",
+    "texts_per_second",
+    "latency_ms",
+    "flops_per_text",
+    "parameters",
+    "megabytes",
+    "peak_megabytes",
+)
+
+
+def _about(name: str) -> tuple[str, str]:
+    """Return what a system is and its group; for a name of another version, nothing."""
+    try:
+        known = system(name)
+    except StudyError:
+        return "", ""
+    return known.about, known.group
+
+
+def _progress(run: Run) -> list[tuple[float, float, float]]:
+    steps = run.line.get("progress")
+    if not isinstance(steps, list):
+        return []
+    try:
+        return [(float(one["epoch"]), float(one["seconds"]), float(one["dev"])) for one in steps]
+    except (TypeError, KeyError, ValueError):
+        return []
+
+
+def _chosen(study: Study, names: Iterable[str], ladder: Iterable[str]) -> Iterable[Chosen]:
+    """Yield the hyperparameters that dev chose, each with the number of runs."""
+    for data in names:
+        for one in ladder:
+            runs = [run for run in study.of(data, one) if run.done and run.line.get("chosen")]
+            counts = Counter(_plain(run.line["chosen"]) for run in runs)
+            trials = over(runs, max, "trials")
+            for settings, count in counts.most_common():
+                yield Chosen(data, one, None if trials is None else int(trials), settings, count)
+
+
+def _made(study: Study) -> dict[str, tuple[str, ...]]:
+    """Return each value that occurs of what the runs were made with."""
+    values: dict[str, dict[str, None]] = defaultdict(dict)
+    for run in study.runs:
+        for key, value in run.table("made").items():
+            if value is not None:
+                values[key][_plain(value)] = None
+        values["seeds"][str(run.seed)] = None
+        values["fractions"][f"{run.fraction:g}"] = None
+    found = {key: tuple(sorted(seen)) for key, seen in values.items()}
+    if len(times := found.get("when", ())) > 1:
+        found["when"] = (f"{times[0]} to {times[-1]}",)
+    return found
+
+
+def _plain(value: Any) -> str:
+    """Write a value of JSON in a line: ``torch 2.13.0, numpy 2.4.6``."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(one)}" for key, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(_plain(one) for one in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,217 @@
+"""What a study is made of: data sets, systems, seeds. Filled by flags or a TOML file.
+
+A TOML file has a table ``[study]``, one ``[[data]]`` a data set, optionally ``[model]`` and
+``[training]`` (settings of every network, see :mod:`bertcnn.settings`) and
+``[settings."SYSTEM"]`` (of one system).
+"""
+
+import os
+import tomllib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import tomli_w
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from bertcnn.errors import SettingsError
+from bertcnn.settings import Settings, change
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """Texts that nothing is trained on, to see what a system is worth elsewhere.
+
+    Attributes:
+        name: For the report.
+        source: File, ``builtin:reviews`` or ``hf:...``; a relative path is sought in the folder
+            of ``BERTCNN_DATA`` too.
+        where: Keep only rows in which these columns have these values.
+        text, label: Columns.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    name: str
+    source: str
+    where: dict[str, str] = field(default_factory=dict)
+    text: str = "text"
+    label: str = "label"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A data set, and how it is divided.
+
+    Attributes:
+        name: Unique in the study.
+        source, where, text, label: As in :class:`Transfer`.
+        dev, test: Sources to choose on and to test on. Where there is none, dev is a tenth of the
+            rest, and test is what ``folds`` or ``test_fraction`` say.
+        folds: Divide into so many folds, each being the test once; 0: none.
+        fold_column: Official folds, by this column.
+        test_fraction: Share to test on, drawn by the seed, where there are neither file nor folds.
+        tag: Column with what makes a text hard, to report on.
+        systems, seeds, fractions: Instead of the study's; empty or 0: the study's.
+        transfer: Where else to test.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    name: str
+    source: str
+    where: dict[str, str] = field(default_factory=dict)
+    text: str = "text"
+    label: str = "label"
+    dev: str = ""
+    test: str = ""
+    folds: int = 0
+    fold_column: str = ""
+    test_fraction: float = 0.1
+    tag: str = ""
+    systems: tuple[str, ...] = ()
+    seeds: int = 0
+    fractions: tuple[float, ...] = ()
+    transfer: tuple[Transfer, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A whole study.
+
+    Attributes:
+        data: What to compare on.
+        systems: Whom to compare, in the ladder's names.
+        seeds: How many; 0, 1, ...
+        fractions: Shares of the training texts, for learning curves.
+        tune: Settings to try on dev for each system; 1: its defaults.
+        vectors: File of word vectors for ``cnn-static`` and ``cnn-tuned``.
+        model, training: Settings of all networks, over the defaults and under a system's own.
+        settings: Of one system, by its name.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    data: tuple[Task, ...]
+    systems: tuple[str, ...]
+    seeds: int = 1
+    fractions: tuple[float, ...] = (1.0,)
+    tune: int = 1
+    vectors: str = ""
+    model: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def task(self, name: str) -> Task:
+        """Return a data set by name."""
+        return next(task for task in self.data if task.name == name)
+
+    def runs(self) -> Iterator["Run"]:
+        """Return every run, the first seed of all data sets first."""
+        for seed in range(max(task.seeds or self.seeds for task in self.data)):
+            for task in self.data:
+                if seed < (task.seeds or self.seeds):
+                    yield from self._runs_of(task, seed)
+
+    def _runs_of(self, task: Task, seed: int) -> Iterator["Run"]:
+        folds: list[int | None] = list(range(task.folds)) if task.folds else [None]
+        for fold in folds:
+            for fraction in sorted(task.fractions or self.fractions, reverse=True):
+                for system in task.systems or self.systems:
+                    yield Run(task.name, system, seed, fold, fraction)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of one system."""
+
+    data: str
+    system: str
+    seed: int
+    fold: int | None = None
+    fraction: float = 1.0
+
+    @property
+    def key(self) -> str:
+        """A name for files."""
+        fold = "all" if self.fold is None else self.fold
+        return f"{self.data}--{self.system}--{self.seed}--{fold}--{self.fraction:g}"
+
+
+def read_plan(file: str | Path) -> Plan:
+    """Read a TOML file.
+
+    Raises:
+        SettingsError: It is missing, broken, or says something unknown; all faults are named.
+    """
+    try:
+        given = tomllib.loads(Path(file).read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"Cannot read the study {str(file)!r}: {error.strerror}.") from error
+    except ValueError as error:
+        raise SettingsError(f"{file} is not TOML: {error}.") from error
+    study = given.pop("study", {})
+    if not isinstance(study, dict):
+        raise SettingsError(f"{file}: 'study' is {study!r}, expected a table [study].")
+    return make_plan({**study, **given}, where=str(file))
+
+
+def make_plan(values: dict[str, Any], *, where: str = "The study") -> Plan:
+    """Check values and make a plan of them.
+
+    Raises:
+        SettingsError: See :func:`read_plan`.
+    """
+    try:
+        plan = TypeAdapter(Plan).validate_python(values)
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, one['loc']))}: {one['msg']} (got {one['input']!r:.60})" for one in error.errors()
+        ]
+        raise SettingsError(f"{where}: " + "; ".join(faults)) from error
+    faults = list(_faults(plan))
+    if faults:
+        raise SettingsError(f"{where}: " + "; ".join(faults))
+    change(Settings(), {**plan.model, **plan.training})  # says what is wrong
+    return plan
+
+
+def write_plan(plan: Plan, file: str | Path) -> None:
+    """Write a plan as :func:`read_plan` reads it."""
+    values = asdict(plan)
+    tables = {name: values.pop(name) for name in ("data", "model", "training", "settings")}
+    Path(file).write_text(tomli_w.dumps({"study": values, **tables}), "utf-8")
+
+
+def find_source(source: str) -> str:
+    """Return where a source is: itself, or in the folder of ``BERTCNN_DATA``."""
+    folder = os.environ.get("BERTCNN_DATA")
+    if not folder or source.startswith(("hf:", "builtin:")) or Path(source).exists():
+        return source
+    return str(Path(folder) / source)
+
+
+def _faults(plan: Plan) -> Iterator[str]:
+    names = [task.name for task in plan.data]
+    twice = {name for name in names if names.count(name) > 1}
+    if not names:
+        yield "no data set; give [[data]] with name and source"
+    if twice:
+        yield f"data sets with the same name: {', '.join(sorted(twice))}"
+    for task in plan.data:
+        yield from _faults_of(task)
+    fractions = [f for task in plan.data for f in task.fractions] + list(plan.fractions)
+    if any(not 0 < f <= 1 for f in fractions) or not plan.fractions:
+        yield f"fractions are {fractions}, expected above 0, to 1"
+    for name, value in (("seeds", plan.seeds), ("tune", plan.tune)):
+        if value < 1:
+            yield f"{name} is {value}, expected at least 1"
+
+
+def _faults_of(task: Task) -> Iterator[str]:
+    if not task.name or "--" in task.name or "/" in task.name:
+        yield f"data set name {task.name!r}: expected letters, digits, single dashes"
+    if sum(map(bool, (task.test, task.folds and not task.fold_column, task.fold_column))) > 1:
+        yield f"data set {task.name!r}: expected one of test, folds and fold_column"
+    if task.folds == 1 or task.folds < 0 or (task.fold_column and not task.folds):
+        yield f"data set {task.name!r}: folds is {task.folds}, expected their number, 2 or more"
+    if not 0 < task.test_fraction <= 0.5:
+        yield f"data set {task.name!r}: test_fraction is {task.test_fraction}, expected above 0, to 0.5"

@@ -1,0 +1,286 @@
+"""One run of a study: a system chosen on dev, then shown the test split, then measured."""
+
+import importlib.metadata
+import os
+import platform
+import random
+import subprocess
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bertcnn.errors import BertCNNError, DataError, StudyError
+from bertcnn.inference.metrics import SCORES, decide
+from bertcnn.settings import Settings, change
+from bertcnn.study.behaviour import applies_to, failures, load_cases
+from bertcnn.study.cost import measure
+from bertcnn.study.division import Division, divide, read_table, read_transfer
+from bertcnn.study.perturb import PERTURBATIONS, perturbed
+from bertcnn.study.plan import Plan, Run, find_source
+from bertcnn.study.systems import Classifier, System, Values, fit, network_settings, system
+from bertcnn.text.dataset import Examples
+
+SCHEMA = 1
+PERTURBED_TEXTS = 200
+VERSIONS_OF = ("bertcnn", "torch", "transformers", "scikit-learn", "numpy")
+CANDIDATE = "candidate"
+"""Folder in the study's in which a run leaves its model, for the runner to keep or not."""
+
+Record = dict[str, Any]
+
+
+def work(plan: Plan, run: Run, folder: Path) -> Record:
+    """Do one run and return its record; what goes wrong is in the record."""
+    head: Record = {"schema": SCHEMA, **asdict(run), "status": "done", "error": None}
+    try:
+        return {**head, **_work(plan, run, folder)}
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except Exception as error:  # noqa: BLE001  # one failed run stops nothing else; its line says why
+        said = str(error) if isinstance(error, BertCNNError) else "".join(traceback.format_exception(error)[-2:])
+        line = " ".join(said.split()) or type(error).__name__
+        return {**head, "status": "failed", "error": f"{type(error).__name__}: {line}", "made": made_by()}
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A final system."""
+
+    system: Classifier
+    chosen: Values
+    trials: int
+    seconds: float
+    dev: dict[str, float]
+
+
+def _work(plan: Plan, run: Run, folder: Path) -> Record:
+    table = read_table(plan.task(run.data))
+    division = divide(table, run)
+    fitted = _tune(plan, run, division)
+    division.test.allow()
+    test, ids = division.test.open()
+    labels = [str(label) for label in fitted.system.classes_]
+    started = time.perf_counter()
+    probabilities = np.asarray(fitted.system.predict_proba(test.texts))
+    seconds = time.perf_counter() - started
+    truth = _truth(test, labels)
+    answers = decide(probabilities, many=False)
+    _save_outcomes(
+        folder / "outcomes" / f"{run.key}.npz", example=ids, truth=truth, answers=answers, probabilities=probabilities
+    )
+    trained = getattr(fitted.system, "trained_", None)
+    if trained is not None:
+        from bertcnn.training.save import save
+
+        save(trained, folder / CANDIDATE, overwrite=True)
+    cost = measure(fitted.system, test.texts, train_seconds=fitted.seconds, predict_seconds=seconds)
+    return {
+        "texts": {"train": len(division.train), "dev": len(division.dev), "test": len(test)},
+        "labels": labels,
+        "trials": fitted.trials,
+        "chosen": fitted.chosen,
+        "dev": fitted.dev,
+        "test": _scores(truth, probabilities),
+        "flips": _flips(fitted.system, test.texts, answers, run.seed) if run.fraction == 1 else None,
+        "behaviour": _behaviour(fitted.system, labels) if run.fraction == 1 else None,
+        "transfer": _transfer(plan, run, fitted.system, labels) if run.fraction == 1 else {},
+        "cost": asdict(cost),
+        "progress": _curve(fitted.system),
+        "settings": _all_settings(plan, run, fitted.chosen),
+        "made": made_by(),
+        "fingerprint": division.fingerprint,
+        "warnings": [] if trained is None else trained.warnings,
+    }
+
+
+def _tune(plan: Plan, run: Run, division: Division) -> _Fitted:
+    """Try ``plan.tune`` settings on dev, the ladder's own first; keep the best."""
+    one, base = system(run.system), _base(plan)
+    own = plan.settings.get(run.system, {})
+    best: _Fitted | None = None
+
+    def attempt(values: Values) -> float:
+        nonlocal best
+        started = time.perf_counter()
+        made = fit(
+            one,
+            base,
+            {**own, **values},
+            division.train,
+            division.dev,
+            seed=run.seed,
+            vectors=_vectors(plan),
+            pool=division.pool,
+        )
+        seconds = time.perf_counter() - started
+        labels = [str(label) for label in made.classes_]
+        truth = _truth(division.dev, labels)
+        dev = _scores(truth, np.asarray(made.predict_proba(division.dev.texts)))
+        # Accuracy is coarse on a small dev split; the log loss decides between equals.
+        score = dev["accuracy"] - 1e-3 * dev["log_loss"]
+        if best is None or score > best.dev["accuracy"] - 1e-3 * best.dev["log_loss"]:
+            best = _Fitted(made, values, plan.tune, seconds, dev)
+        return score
+
+    # What the study sets for this system is not to be tuned.
+    space = {name: choices for name, choices in one.space.items() if name not in own and len(choices) > 1}
+    if plan.tune == 1 or not space:
+        attempt({})
+    else:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        search = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=run.seed))
+        search.enqueue_trial(dict.fromkeys(space, 0))
+        search.optimize(
+            lambda trial: attempt(
+                {
+                    name: choices[trial.suggest_categorical(name, list(range(len(choices))))]
+                    for name, choices in space.items()
+                }
+            ),
+            n_trials=plan.tune,
+        )
+    if best is None:
+        raise StudyError("No setting could be tried.")
+    return best
+
+
+def _scores(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> dict[str, float]:
+    answers = decide(probabilities, many=False)
+    return {name: score(truth, answers, probabilities) for name, score in SCORES.items()}
+
+
+def _truth(examples: Examples, labels: Sequence[str]) -> npt.NDArray[np.int64]:
+    place = {label: i for i, label in enumerate(labels)}
+    unknown = next((label for label in examples.labels if label not in place), None)
+    if unknown is not None:
+        raise DataError(f"Label {unknown!r} of {examples.source} is not among the training labels.")
+    return np.array([place[str(label)] for label in examples.labels], dtype=np.int64)
+
+
+def _flips(one: Classifier, texts: Sequence[str], answers: npt.NDArray[np.int64], seed: int) -> dict[str, float]:
+    """Return the share of answers that each perturbation changes, on some of the texts."""
+    rows = random.Random(seed).sample(range(len(texts)), min(PERTURBED_TEXTS, len(texts)))  # noqa: S311
+    picked = [texts[i] for i in rows]
+    return {
+        name: float((one.predict_proba(perturbed(picked, name, seed=seed)).argmax(axis=1) != answers[rows]).mean())
+        for name in PERTURBATIONS
+    }
+
+
+def _behaviour(one: Classifier, labels: Sequence[str]) -> dict[str, dict[str, int]] | None:
+    if not applies_to(labels):
+        return None
+    cases = load_cases()
+    answers = np.asarray(one.predict_proba([case.text for case in cases])).argmax(axis=1)
+    tallies = failures(cases, [labels[k].lower() for k in answers])
+    return {name: asdict(tally) for name, tally in tallies.items()}
+
+
+def _transfer(plan: Plan, run: Run, one: Classifier, labels: Sequence[str]) -> dict[str, dict[str, float]]:
+    found = {}
+    for transfer in plan.task(run.data).transfer:
+        examples = read_transfer(transfer)
+        probabilities = np.asarray(one.predict_proba(examples.texts))
+        scores = _scores(_truth(examples, labels), probabilities)
+        found[transfer.name] = {
+            "texts": len(examples),
+            "accuracy": scores["accuracy"],
+            "macro_f1": scores["macro_f1"],
+        }
+    return found
+
+
+def _curve(one: Classifier) -> list[dict[str, float]]:
+    """Return the dev score after each epoch, both stages of a training in a row."""
+    trained = getattr(one, "trained_", None)
+    if trained is None:
+        return []
+    curve: list[dict[str, float]] = []
+    epochs = seconds = 0.0
+    stage = None
+    for entry in trained.history:
+        if "eval_accuracy" in entry:
+            if entry["stage"] != stage and curve:
+                epochs, seconds = curve[-1]["epoch"], curve[-1]["seconds"]
+            stage = entry["stage"]
+            curve.append(
+                {
+                    "epoch": epochs + entry["epoch"],
+                    "seconds": round(seconds + entry["seconds"], 3),
+                    "dev": entry["eval_accuracy"],
+                }
+            )
+    return curve
+
+
+def _base(plan: Plan) -> Settings:
+    return change(Settings(), {**plan.model, **plan.training})
+
+
+def _vectors(plan: Plan) -> str:
+    return find_source(plan.vectors) if plan.vectors else ""
+
+
+def _all_settings(plan: Plan, run: Run, chosen: Values) -> Values:
+    one = system(run.system)
+    changes = {**plan.settings.get(run.system, {}), **chosen}
+    if one.settings is None:
+        return {**{name: choices[0] for name, choices in one.space.items()}, **changes}
+    settings = network_settings(one, _base(plan), changes, seed=run.seed, vectors=_vectors(plan))
+    return {**vars(settings.model), **vars(settings.training)}
+
+
+def check_system(one: System, plan: Plan) -> None:
+    """Raise what can be known to be wrong before anything is trained."""
+    if one.settings is not None:
+        network_settings(one, _base(plan), plan.settings.get(one.name, {}), seed=0, vectors=_vectors(plan))
+
+
+def made_by() -> Record:
+    """Return what made a record: versions, machine, commit, when."""
+    return {
+        "commit": _commit(),
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONS_OF},
+        "python": platform.python_version(),
+        "machine": _machine(),
+        "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
+
+
+def _machine() -> str:
+    from torch import cuda
+
+    gpu = f", {cuda.get_device_name()}" if cuda.is_available() else ""
+    return f"{platform.machine()}, {os.cpu_count()} cores{gpu}"
+
+
+def _save_outcomes(file: Path, **arrays: Any) -> None:
+    draft = file.with_suffix(".draft.npz")
+    np.savez_compressed(
+        draft,
+        example=np.asarray(arrays["example"], dtype=np.int64),
+        truth=np.asarray(arrays["truth"], dtype=np.int64),
+        answers=np.asarray(arrays["answers"], dtype=np.int64),
+        probabilities=np.asarray(arrays["probabilities"], dtype=np.float32),
+    )
+    draft.rename(file)

@@ -1,0 +1,64 @@
+"""What kind of text an example is, so that a system's accuracy can be told by kind."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from bertcnn.study.division import Table
+
+NEGATIONS = re.compile(
+    r"\b(?:not|no|never|none|nobody|nothing|neither|nor|nowhere|without|hardly|barely|scarcely|cannot|isnt|dont|doesnt|"
+    r"didnt|wasnt|cant|wont)\b|n['\u2019]t\b|\bn't\b",
+    re.IGNORECASE,
+)
+WORD = re.compile(r"\w+(?:['\u2019]\w+)?")
+LENGTHS = ((10, "up to 10 words"), (25, "11 to 25 words"), (60, "26 to 60 words"), (200, "61 to 200 words"))
+LONGEST = "over 200 words"
+
+
+def slices_of(table: Table) -> list[dict[str, str]]:
+    """Return for each example that can be tested the slices it belongs to.
+
+    ``length`` in words; ``negation``: whether one is in it; ``rare words``: whether a word of it
+    occurs in no other text to learn from; ``label``; ``label frequency`` (more than three labels:
+    whether its label is among the commoner or the rarer half); ``tag``, where the task names a column.
+    """
+    own = table.test is None
+    known: Counter[str] = Counter()
+    for text in table.train.texts:
+        known.update(_words(text))
+    labels = Counter(str(label) for label in table.train.labels)
+    common = {label for label, _ in labels.most_common((len(labels) + 1) // 2)}
+    found = []
+    for text, label, row in zip(table.tested.texts, table.tested.labels, table.tested_rows, strict=True):
+        kinds = {
+            "length": length_of(text),
+            "negation": "yes" if has_negation(text) else "no",
+            "rare words": "yes" if any(known[word] <= own for word in _words(text)) else "no",
+            "label": str(label),
+        }
+        if len(labels) > 3:
+            kinds["label frequency"] = "commoner half" if label in common else "rarer half"
+        if table.task.tag:
+            kinds["tag"] = str(row.get(table.task.tag, ""))
+        found.append(kinds)
+    return found
+
+
+def has_negation(text: str) -> bool:
+    """Return whether a text has an English word of negation.
+
+    >>> has_negation("It isn't bad."), has_negation("A notable knot.")
+    (True, False)
+    """
+    return NEGATIONS.search(text) is not None
+
+
+def length_of(text: str) -> str:
+    """Return the slice of a text's length in words."""
+    words = len(WORD.findall(text))
+    return next((name for most, name in LENGTHS if words <= most), LONGEST)
+
+
+def _words(text: str) -> Sequence[str]:
+    return tuple({word.lower() for word in WORD.findall(text)})

@@ -1,0 +1,337 @@
+"""The ladder of systems: from the commonest label to a convolution over a fine-tuned BERT.
+
+Each is a scikit-learn classifier; all networks are one network with other settings, so that a
+step of the ladder changes one thing. A name may say how deep the encoder is: ``bert-cnn@half``,
+``bert-cnn-frozen@3``, ``bert-cnn-frozen@mix``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, cast
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.dummy import DummyClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from bertcnn.errors import StudyError, nearest
+from bertcnn.settings import Settings, change
+from bertcnn.text.dataset import Examples
+
+Values = dict[str, Any]
+
+
+class Classifier(Protocol):
+    """What every system is, once made."""
+
+    classes_: npt.NDArray[Any]
+
+    def predict_proba(self, X: Sequence[str]) -> npt.NDArray[np.float64]:  # noqa: N803  # scikit-learn's name
+        """Return probabilities ``(N, K)``, columns in the order of ``classes_``."""
+
+
+@dataclass(frozen=True)
+class System:
+    """A rung of the ladder.
+
+    Attributes:
+        name: Of the ladder, with its depth.
+        about: In a line.
+        group: For the report.
+        settings: Of the network; None: it is not one of ours.
+        space: What may be tuned, and among which values; the first is the default.
+    """
+
+    name: str
+    about: str
+    group: str
+    settings: Values | None = None
+    space: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Question:
+    """Who is compared with whom. On each side, dev picks among those that are there.
+
+    Attributes:
+        name: Short, for tables.
+        asks: In a sentence.
+        adds: What the left side has and the right side has not, to say it in a sentence.
+        left, right: Names of systems.
+    """
+
+    name: str
+    asks: str
+    adds: str
+    left: tuple[str, ...]
+    right: tuple[str, ...]
+
+
+_HEAD = {
+    "dropout": (0.5, 0.3),
+    "head_learning_rate": (1e-3, 5e-4, 2e-3),
+    "num_filters": (100, 200),
+}
+_CNN = {**_HEAD, "kernel_sizes": ((3, 4, 5), (1, 2, 3), (1, 2, 3, 4))}
+_FROZEN = {**_HEAD, "kernel_sizes": ((1, 2, 3, 4), (3, 4, 5), (1, 2, 3))}
+_RATES = {"encoder_learning_rate": (5e-5, 1e-4, 3e-5), "layer_decay": (1.0, 0.9)}
+_LINEAR = {"dropout": (0.1, 0.3), "head_learning_rate": (1e-3, 5e-4, 2e-3)} | _RATES
+_KIM: Values = {"encoder": "words", "depth": "all", "kernel_sizes": (3, 4, 5), "batch_size": 50, "patience": 4}
+_FINETUNE: Values = {"method": "finetune", "epochs": 3, "layer_decay": 1.0}
+
+_LADDER: dict[str, tuple[str, str, Values | None, dict[str, tuple[Any, ...]]]] = {
+    "majority": ("The commonest label", "baseline", None, {}),
+    "tfidf": (
+        "TF-IDF of words and pairs, logistic regression",
+        "baseline",
+        None,
+        {"C": (10.0, 1.0, 3.0, 30.0), "min_df": (1, 2), "sublinear_tf": (True, False)},
+    ),
+    "cnn-random": (
+        "CNN over random word vectors, trained (Kim 2014, CNN-rand)",
+        "CNN alone",
+        {**_KIM, "method": "finetune", "epochs": 15},
+        _CNN,
+    ),
+    "cnn-static": (
+        "CNN over given word vectors, fixed (Kim 2014, CNN-static)",
+        "CNN alone",
+        {**_KIM, "encoder": "words:VECTORS", "method": "frozen", "head_epochs": 15},
+        _CNN,
+    ),
+    "cnn-tuned": (
+        "CNN over given word vectors, trained (Kim 2014, CNN-non-static)",
+        "CNN alone",
+        {**_KIM, "encoder": "words:VECTORS", "method": "finetune", "epochs": 15},
+        _CNN,
+    ),
+    "cnn-pieces": (
+        "CNN over BERT's input table, fixed: no context",
+        "CNN alone",
+        {"encoder": "pieces:ENCODER", "depth": "all", "method": "frozen"},
+        _FROZEN,
+    ),
+    "bert-mean-frozen": (
+        "Frozen BERT, mean of states, logistic regression",
+        "frozen BERT",
+        None,
+        {"C": (0.1, 0.01, 1.0, 10.0)},
+    ),
+    "bert-cnn-frozen": ("Frozen BERT, CNN", "frozen BERT", {"method": "frozen"}, _FROZEN),
+    "bert-cls": ("Fine-tuned BERT, linear on [CLS]", "fine-tuned BERT", {**_FINETUNE, "features": "first"}, _LINEAR),
+    "bert-mean": ("Fine-tuned BERT, linear on the mean", "fine-tuned BERT", {**_FINETUNE, "features": "mean"}, _LINEAR),
+    "bert-cnn": ("Fine-tuned BERT, CNN", "fine-tuned BERT", _FINETUNE, _FROZEN | _RATES),
+    "bert-cnn-lpft": (
+        "BERT, CNN trained first, then both",
+        "fine-tuned BERT",
+        {"method": "head-then-finetune", "epochs": 3},
+        _FROZEN | _RATES,
+    ),
+}
+
+DEFAULTS = (
+    *("majority", "tfidf", "cnn-random", "cnn-static", "cnn-tuned", "cnn-pieces", "bert-mean-frozen"),
+    *("bert-cnn-frozen@half", "bert-cnn-frozen@all", "bert-cnn-frozen@mix"),
+    *("bert-cls@half", "bert-cls@all", "bert-mean@half", "bert-mean@all"),
+    *("bert-cnn@half", "bert-cnn@all", "bert-cnn-lpft@half"),
+)
+"""Who is compared where nothing is said."""
+
+_CUT = ("bert-cnn@half", "bert-cnn-lpft@half", "bert-cnn@4", "bert-cnn-lpft@4", "bert-cnn@3", "bert-cnn-lpft@3")
+_WHOLE = ("bert-cnn@all", "bert-cnn-lpft@all")
+_FROZEN_CNN = tuple(f"bert-cnn-frozen@{d}" for d in ("half", "mix", "all", *range(1, 25)))
+_ALONE = ("cnn-tuned", "cnn-static", "cnn-random", "cnn-pieces")
+
+QUESTIONS = (
+    Question("BERT", "What does incorporating BERT add to a CNN?", "BERT", (*_CUT, *_WHOLE, *_FROZEN_CNN), _ALONE),
+    Question(
+        "context", "What does context alone add, vectors and CNN being equal?", "context", _FROZEN_CNN, ("cnn-pieces",)
+    ),
+    Question(
+        "the convolution, whole BERT",
+        "What does the convolution add to a whole fine-tuned BERT with a linear head?",
+        "the convolution",
+        _WHOLE,
+        ("bert-mean@all", "bert-cls@all"),
+    ),
+    Question(
+        "the convolution, cut BERT",
+        "What does the convolution add to a fine-tuned BERT cut to its lower layers?",
+        "the convolution",
+        _CUT,
+        ("bert-mean@half", "bert-cls@half"),
+    ),
+    Question(
+        "cut with CNN against whole with linear",
+        "Is half of BERT with a CNN at least as accurate as the whole of it with a linear head?",
+        "cutting BERT and putting a CNN on it",
+        _CUT,
+        ("bert-mean@all", "bert-cls@all"),
+    ),
+    Question(
+        "the convolution, frozen",
+        "What does the convolution add to a frozen BERT, against the mean of its states?",
+        "the convolution",
+        _FROZEN_CNN,
+        ("bert-mean-frozen",),
+    ),
+    Question("fine-tuning", "What does training the encoder add?", "training the encoder", _CUT, _FROZEN_CNN),
+    Question(
+        "the head first",
+        "What does training the head first add to fine-tuning?",
+        "training the head first",
+        ("bert-cnn-lpft@half",),
+        ("bert-cnn@half",),
+    ),
+    Question("words", "What does BERT with a CNN add to word counts?", "BERT with a CNN", (*_CUT, *_WHOLE), ("tfidf",)),
+)
+"""Written down before anything is run; the report answers those for which both sides are there."""
+
+
+def ladder_place(name: str) -> tuple[int, str]:
+    """Return where a system stands in the ladder, for sorting."""
+    base, _, depth = name.partition("@")
+    places = list(_LADDER)
+    order = {"half": "50", "all": "98", "mix": "99"}
+    return places.index(base) if base in places else len(places), order.get(depth, depth.zfill(2))
+
+
+def system(name: str) -> System:
+    """Return a rung of the ladder.
+
+    Raises:
+        StudyError: There is none of this name.
+    """
+    base, _, depth = name.partition("@")
+    if base not in _LADDER:
+        raise StudyError(f"Unknown system {name!r}. Known: {', '.join(_LADDER)}.{nearest(base, _LADDER)}")
+    about, group, settings, space = _LADDER[base]
+    takes_depth = settings is not None and group.endswith("BERT")
+    if depth and not (takes_depth and (depth in {"half", "all", "mix"} or depth.isdigit())):
+        can = "half, all, mix, or a number" if takes_depth else "none"
+        raise StudyError(f"System {name!r} has the depth {depth!r}, expected: {can}.")
+    if settings is None:
+        return System(name, about, group, None, space)
+    if takes_depth:
+        depth = depth or "all"
+        extra: Values = {"depth": "all", "states": "mix"} if depth == "mix" else {"depth": depth}
+        said = {"half": "its lower half", "all": "all layers", "mix": "a learned mix of all layers"}
+        about = f"{about}; {said.get(depth, f'{depth} layers')}"
+        settings = {**settings, **extra}
+    # The first value of the space is the default, so that trial 1 is the ladder's own setting.
+    return System(name, about, group, {**{k: v[0] for k, v in space.items()}, **settings}, space)
+
+
+def network_settings(one: System, base: Settings, changes: Values, *, seed: int, vectors: str) -> Settings:
+    """Return all settings of a system that is a network.
+
+    Args:
+        one: The system.
+        base: What the study says of all networks.
+        changes: What it says of this one, and what was chosen on dev.
+        seed: Of everything.
+        vectors: File of word vectors; may be empty where none are needed.
+
+    Raises:
+        StudyError: The system needs word vectors and there are none.
+        SettingsError: A change is unknown or wrong.
+    """
+    own = dict(one.settings or {})
+    encoder = str(own.get("encoder", base.model.encoder))
+    if encoder == "words:VECTORS":
+        if not vectors:
+            raise StudyError(f"{one.name} needs word vectors: give --vectors FILE (.npz, .vec, .txt, .bin).")
+        encoder = f"words:{vectors}"
+    elif encoder == "pieces:ENCODER":
+        encoder = f"pieces:{base.model.encoder}"
+    return change(base, {**own, "encoder": encoder, "report_to": ("none",), **changes, "seed": seed})
+
+
+def fit(
+    one: System,
+    base: Settings,
+    changes: Values,
+    train: Examples,
+    dev: Examples,
+    *,
+    seed: int = 0,
+    vectors: str = "",
+    pool: Sequence[str] = (),
+) -> Classifier:
+    """Make a system.
+
+    Args:
+        one: Which.
+        base: Settings of all networks.
+        changes: Settings of this system.
+        train: To learn from.
+        dev: To choose the epoch, the temperature and the like.
+        seed: Of everything.
+        vectors: File of word vectors.
+        pool: Texts whose encoder states are kept together.
+    """
+    if one.settings is not None:
+        # Imported here, for it loads torch and Trainer, which the other systems do without.
+        from bertcnn.training.estimator import DEFAULTS as KNOWN
+        from bertcnn.training.estimator import BertCNNClassifier
+
+        settings = network_settings(one, base, changes, seed=seed, vectors=vectors)
+        given = {**vars(settings.model), **vars(settings.training)}
+        network = BertCNNClassifier(**{name: value for name, value in given.items() if name in KNOWN})
+        return cast(Classifier, network.fit(train.texts, train.labels, dev=(dev.texts, dev.labels), also_encode=pool))
+    values = {**{name: choices[0] for name, choices in one.space.items()}, **changes}
+    return cast(Classifier, _plain(one, values, base, seed).fit(train.texts, train.labels))
+
+
+def _plain(one: System, values: Values, base: Settings, seed: int) -> Any:
+    """Return a system that is not a network of ours."""
+    if one.name == "majority":
+        return DummyClassifier(strategy="prior")
+    regression = LogisticRegression(C=values["C"], max_iter=2000, random_state=seed)
+    if one.name == "tfidf":
+        words = TfidfVectorizer(
+            ngram_range=(1, 2),
+            min_df=values["min_df"],
+            sublinear_tf=values["sublinear_tf"],
+            token_pattern=r"(?u)\b\w+(?:['\u2019]\w+)?\b|[!?]",  # noqa: S106  # a pattern, no password
+        )
+        return make_pipeline(words, regression)
+    return make_pipeline(MeanStates(base), StandardScaler(), regression)
+
+
+class MeanStates(TransformerMixin, BaseEstimator):
+    """Texts to the mean of a frozen encoder's last states, float32 ``(N, D)``; special pieces count.
+
+    Args:
+        base: Names the encoder and the cache.
+    """
+
+    def __init__(self, base: Settings) -> None:
+        self.base = base
+
+    def fit(self, X: Sequence[str], y: Any = None) -> Self:  # noqa: ARG002, N803  # scikit-learn's names
+        """Load the encoder."""
+        from bertcnn.network.states import load_for_embedding
+
+        model = self.base.model
+        self.model_, self.tokenizer_ = load_for_embedding(model.encoder, "all", "last", model.max_length, model.overlap)
+        return self
+
+    def transform(self, X: Sequence[str]) -> npt.NDArray[np.float32]:  # noqa: N803  # scikit-learn's name
+        """Encode texts, or find their states in the cache."""
+        from bertcnn.network.states import cache_folder, cached_states
+
+        texts = list(dict.fromkeys(X))
+        cache = cache_folder(self.base.training.cache)
+        states = cached_states(self.model_, self.tokenizer_, self.tokenizer_(texts), cache)
+        sums = [np.asarray(states[i], dtype=np.float32).sum(axis=0) / max(1, len(states[i])) for i in range(len(texts))]
+        place = {text: i for i, text in enumerate(texts)}
+        return np.stack(sums)[[place[text] for text in X]]
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Return whether the encoder is loaded."""
+        return hasattr(self, "model_")

@@ -1,0 +1,239 @@
+"""What a study shows, in sentences. From tests of pairs, never from means side by side.
+
+Which systems stand for the two sides of a question is picked on dev. Reading files and drawing
+are elsewhere; all here are pure functions.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bertcnn.inference.metrics import Estimate
+from bertcnn.study.statistics import Comparison, Outcomes, holm
+
+LEVEL = 0.05
+
+RunKey = tuple[int, int | None]
+DevScores = Mapping[str, Mapping[RunKey, float]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """How much of a net difference falls on some of the texts.
+
+    Attributes:
+        texts: Share of the paired answers that are on these texts.
+        net: Right answers gained there, less those lost; counted a text and seed.
+        net_all: The same over all texts.
+    """
+
+    texts: float
+    net: int
+    net_all: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question on one data set.
+
+    Attributes:
+        question: Its name.
+        asks: Its words.
+        data: The data set.
+        left: System that stands for the left side.
+        right: System that stands for the right side.
+        difference: Accuracy of left less right, with its interval, in shares of 1.
+        p_value: Of the test alone.
+        adjusted: After Holm over all answers of the study.
+        test: Its name.
+        only_left: Texts that only the left side has right.
+        only_right: Texts that only the right side has right.
+        smallest: Difference that this data would have shown, 80 % of the time.
+        texts: Distinct texts.
+        seeds: Seeds that both sides have.
+        negation: What of the difference falls on texts with a negation; None where slices lack it.
+        shown: True if the adjusted p-value is under 0.05.
+        sentence: All of this in words.
+    """
+
+    question: str
+    asks: str
+    data: str
+    left: str
+    right: str
+    difference: Estimate
+    p_value: float
+    adjusted: float
+    test: str
+    only_left: int
+    only_right: int
+    smallest: float
+    texts: int
+    seeds: int
+    negation: Part | None
+    shown: bool = False
+    sentence: str = ""
+
+
+def sides(left: Sequence[str], right: Sequence[str], dev: DevScores) -> tuple[str, str] | None:
+    """Pick on dev which system stands for each side of a question.
+
+    A system's score is its mean over those of its runs that the other side has too (some
+    candidate of it), so that no side is judged on easier seeds or folds.
+
+    Args:
+        left: Candidates; those without a run do not count.
+        right: Candidates of the other side.
+        dev: Accuracy on dev by system and (seed, fold).
+
+    Returns:
+        The two systems, or None where a side has none or they share no run.
+    """
+    shared = {key for name in left for key in dev.get(name, ())} & {key for name in right for key in dev.get(name, ())}
+
+    def best(candidates: Sequence[str]) -> str | None:
+        means = {
+            name: float(np.mean(scores))
+            for name in candidates
+            if (scores := [score for key, score in dev.get(name, {}).items() if key in shared])
+        }
+        return max(means, key=means.__getitem__, default=None)  # the first of equals
+
+    one, other = best(left), best(right)
+    return None if one is None or other is None or one == other else (one, other)
+
+
+def part_of(a: Outcomes, b: Outcomes, examples: Iterable[int]) -> Part | None:
+    """Return how much of the difference between two systems falls on some texts; None if there are none."""
+    right_b = {
+        (e, s): r for e, s, r in zip(b.example.tolist(), b.seed.tolist(), (b.truth == b.answers).tolist(), strict=True)
+    }
+    special = set(examples)
+    pairs = inside = net = net_inside = 0
+    for e, s, r in zip(a.example.tolist(), a.seed.tolist(), (a.truth == a.answers).tolist(), strict=True):
+        if (e, s) in right_b:
+            step = int(r) - int(right_b[e, s])
+            pairs, net = pairs + 1, net + step
+            if e in special:
+                inside, net_inside = inside + 1, net_inside + step
+    return Part(inside / pairs, net_inside, net) if inside else None
+
+
+def answer(
+    question: str, asks: str, data: str, pair: tuple[str, str], *, found: Comparison, negation: Part | None
+) -> Answer:
+    """Put a comparison down as the answer to a question, not yet judged."""
+    return Answer(
+        question=question,
+        asks=asks,
+        data=data,
+        left=pair[0],
+        right=pair[1],
+        difference=found.difference,
+        p_value=found.p_value,
+        adjusted=found.p_value,
+        test=found.test,
+        only_left=found.only_a,
+        only_right=found.only_b,
+        smallest=found.smallest,
+        texts=found.texts,
+        seeds=found.seeds,
+        negation=negation,
+    )
+
+
+def judge(answers: Sequence[Answer], adds: Mapping[str, str]) -> tuple[Answer, ...]:
+    """Correct the p-values over the whole family, and say what is shown.
+
+    Args:
+        answers: All of the study, from :func:`answer`.
+        adds: By question, what its left side has and its right side has not; it becomes the
+            subject of the sentence. Without, the left system is.
+    """
+    judged = []
+    for one, adjusted in zip(answers, holm([one.p_value for one in answers]), strict=True):
+        known = replace(one, adjusted=adjusted, shown=adjusted < LEVEL)
+        judged.append(replace(known, sentence=sentence(known, adds.get(one.question, one.left))))
+    return tuple(judged)
+
+
+def sentence(found: Answer, who: str) -> str:
+    """Say one answer in plain words.
+
+    Args:
+        found: With its adjusted p-value.
+        who: What the left side has and the right side has not.
+    """
+    value, low, high = (100 * x for x in (found.difference.value, found.difference.low, found.difference.high))
+    who = who[:1].upper() + who[1:]
+    if value >= 0:
+        said = f"{who} adds {_points(value)} points [{_points(low)}, {_points(high)}]"
+    else:
+        said = f"{who} costs {_points(-value)} points [{_points(-high)}, {_points(-low)}]"
+    seeds = f", {found.seeds} seeds" if found.seeds > 1 else ""
+    tested = f"{found.texts:,} texts{seeds}, {found.test}, {chance(found.adjusted)} after Holm"
+    how = f"({found.left} against {found.right}, {tested})"
+    if found.shown:
+        return f"{said} {how}.{_negation(found.negation) if found.negation else ''}"
+    return f"{said}: not shown {how}{_why_not(found)}."
+
+
+def over_data(answers: Sequence[Answer]) -> str:
+    """Say one question over several data sets: on how many it is shown, and in which direction."""
+    better = [one.data for one in answers if one.shown and one.difference.value > 0]
+    worse = [one.data for one in answers if one.shown and one.difference.value < 0]
+    open_ = [one.data for one in answers if one.data not in (*better, *worse)]
+    if not better and not worse:
+        return f"Not shown on any of {len(answers)} data sets."
+    parts = [f"better on {', '.join(better)}"] if better else []
+    parts += [f"worse on {', '.join(worse)}"] if worse else []
+    parts += [f"not shown on {', '.join(open_)}"] if open_ else []
+    return f"Shown on {len(better) + len(worse)} of {len(answers)} data sets: {'; '.join(parts)}."
+
+
+def chance(p_value: float) -> str:
+    """Write a p-value: ``p = 0.012``, ``p < 0.001``."""
+    if p_value < 0.001:
+        return "p < 0.001"
+    return f"p = {p_value:.3f}" if p_value < 0.0995 else f"p = {p_value:.2f}"
+
+
+def contradictions(answers: Iterable[Answer]) -> list[str]:
+    """Name the answers that are shown although their interval holds 0: the test or the interval is wrong.
+
+    Only an exact test of few texts may differ from its interval by right, and then by little.
+    """
+    return [
+        f"{one.question}, {one.data}: shown, yet the interval holds 0. The test and the interval disagree."
+        for one in answers
+        if one.shown and one.difference.low <= 0 <= one.difference.high
+    ]
+
+
+def _why_not(found: Answer) -> str:
+    """Say what this data could have shown, or that only the number of questions stands in the way."""
+    if found.p_value < LEVEL:
+        return f"; {chance(found.p_value)} as the only question"
+    smallest = 100 * found.smallest
+    return f"; this data would have shown {smallest:.1f} points" if 0 < smallest < 100 else ""
+
+
+def _points(value: float) -> str:
+    """Write a number of points, never as "-0.0"."""
+    return f"{round(value, 1) + 0.0:.1f}"
+
+
+def _negation(part: Part) -> str:
+    """Say which share of a difference falls on texts with negation."""
+    if part.net_all == 0:
+        return ""
+    word = "gain" if part.net_all > 0 else "loss"
+    shares = f"which are {100 * part.texts:.0f} % of the texts"
+    share = part.net / part.net_all
+    if share <= 0:
+        return f" None of this {word} falls on texts with negation, {shares}."
+    if share >= 1:
+        return f" All of this {word} falls on texts with negation, {shares}."
+    counts = f"{abs(part.net):,} of {abs(part.net_all):,} right answers"
+    return f" {100 * share:.0f} % of this {word} ({counts}) falls on texts with negation, {shares}."

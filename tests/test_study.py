@@ -1,0 +1,487 @@
+"""Plans, divisions, the sealed test split, systems, and whole studies on tiny data."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from bertcnn import Predictor, embed
+from bertcnn.errors import DataError, SettingsError, StudyError
+from bertcnn.settings import Settings, change
+from bertcnn.study import run as run_module
+from bertcnn.study import systems
+from bertcnn.study.division import Sealed, divide, nested_rows, read_table
+from bertcnn.study.plan import Plan, Run, Task, make_plan, read_plan, write_plan
+from bertcnn.study.run import work
+from bertcnn.study.runner import read_results, run_study
+from bertcnn.study.slices import has_negation, slices_of
+from bertcnn.study.systems import DEFAULTS, QUESTIONS, MeanStates, fit, ladder_place, network_settings, system
+from bertcnn.text.dataset import Examples, normal_form
+from tests.conftest import make_texts
+
+QUICK = {"head_epochs": 2, "epochs": 1, "head_learning_rate": 5e-3, "report_to": ["none"]}
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    texts, labels = make_texts(120, seed=5)
+    rows = [*zip(texts, labels, strict=True), (texts[0].upper(), labels[0])]  # a duplicate but for case
+    with (tmp_path / "reviews.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "label", "fold", "domain"])
+        writer.writerows([text, label, i % 4, "ab"[i % 2 and i % 3 == 0]] for i, (text, label) in enumerate(rows))
+    return tmp_path / "reviews.csv"
+
+
+def plan_of(reviews: Path, encoder: Path | str, **values: object) -> Plan:
+    return make_plan(
+        {
+            "data": [{"name": "tiny", "source": str(reviews)}],
+            "systems": ["majority", "tfidf", "cnn-random", "bert-cnn-frozen@half"],
+            "model": {"encoder": str(encoder), "num_filters": 8, "max_length": 32, "overlap": 8},
+            "training": QUICK,
+            **values,
+        }
+    )
+
+
+def quiet() -> Console:
+    return Console(quiet=True)
+
+
+# ---------------------------------------------------------------- plans
+
+
+def test_a_plan_survives_its_file(tmp_path: Path) -> None:
+    plan = make_plan(
+        {
+            "data": [
+                {
+                    "name": "a",
+                    "source": "a.csv",
+                    "where": {"domain": "books"},
+                    "folds": 10,
+                    "transfer": [{"name": "b", "source": "b.csv"}],
+                },
+                {"name": "c", "source": "c.csv", "test": "d.csv", "systems": ["tfidf"], "seeds": 2},
+            ],
+            "systems": ["tfidf", "bert-cnn@half"],
+            "fractions": [0.1, 1.0],
+            "training": {"epochs": 3},
+            "settings": {"bert-cnn@half": {"encoder_learning_rate": 1e-4}},
+        }
+    )
+    write_plan(plan, tmp_path / "plan.toml")
+    assert read_plan(tmp_path / "plan.toml") == plan
+
+
+def test_runs_come_seed_by_seed_and_largest_fraction_first() -> None:
+    plan = make_plan(
+        {
+            "data": [{"name": "a", "source": "a", "folds": 2}, {"name": "b", "source": "b", "seeds": 1}],
+            "systems": ["tfidf", "majority"],
+            "seeds": 2,
+            "fractions": [0.5, 1.0],
+        }
+    )
+    runs = list(plan.runs())
+    assert len(runs) == 2 * 2 * 2 * 2 + 1 * 2 * 2
+    assert len({run.key for run in runs}) == len(runs)
+    assert runs[0] == Run("a", "tfidf", 0, 0, 1.0)
+    assert [run.data for run in runs if run.seed == 1] == ["a"] * 8
+    assert [run.fraction for run in runs][:4] == [1.0, 1.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"systems": ["tfidf"]}, "data"),
+        ({"data": [], "systems": ["tfidf"]}, "no data set"),
+        ({"data": [{"name": "a", "source": "a"}, {"name": "a", "source": "b"}], "systems": []}, "same name"),
+        ({"data": [{"name": "a--b", "source": "a"}], "systems": []}, "a--b"),
+        ({"data": [{"name": "a", "source": "a", "folds": 1}], "systems": []}, "folds is 1"),
+        ({"data": [{"name": "a", "source": "a", "folds": 5, "test": "b"}], "systems": []}, "one of test, folds"),
+        ({"data": [{"name": "a", "source": "a", "colour": "red"}], "systems": []}, "colour"),
+        ({"data": [{"name": "a", "source": "a"}], "systems": [], "fractions": [0.0]}, "fractions"),
+        ({"data": [{"name": "a", "source": "a"}], "systems": [], "seeds": 0}, "seeds is 0"),
+        ({"data": [{"name": "a", "source": "a"}], "systems": [], "training": {"epoch": 3}}, "Did you mean 'epochs'"),
+    ],
+)
+def test_a_wrong_plan_is_refused(values: dict[str, object], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        make_plan(values)
+
+
+def test_a_missing_or_broken_plan_file(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="Cannot read"):
+        read_plan(tmp_path / "none.toml")
+    (tmp_path / "broken.toml").write_text("systems = [")
+    with pytest.raises(SettingsError, match="not TOML"):
+        read_plan(tmp_path / "broken.toml")
+
+
+def test_relative_sources_are_sought_where_the_data_is(
+    reviews: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BERTCNN_DATA", str(reviews.parent))
+    assert len(read_table(Task(name="a", source="reviews.csv")).train) == 121
+
+
+# ---------------------------------------------------------------- divisions
+
+
+def test_folds_are_a_partition_and_duplicates_stay_together(reviews: Path) -> None:
+    table = read_table(Task(name="a", source=str(reviews), folds=5))
+    seen: list[int] = []
+    for fold in range(5):
+        division = divide(table, Run("a", "tfidf", 0, fold))
+        division.test.allow()
+        test, ids = division.test.open()
+        seen += ids
+        assert test.texts == [table.tested.texts[i] for i in ids]
+        inside = {normal_form(t) for t in test.texts}
+        assert not inside & {normal_form(t) for t in division.train.texts + division.dev.texts}
+        assert not {normal_form(t) for t in division.dev.texts} & {normal_form(t) for t in division.train.texts}
+    assert sorted(seen) == list(range(121))
+
+
+def test_official_folds_and_a_where_clause(reviews: Path) -> None:
+    table = read_table(Task(name="a", source=str(reviews), folds=4, fold_column="fold"))
+    division = divide(table, Run("a", "tfidf", 0, 2))
+    division.test.allow()
+    assert division.test.open()[1] == list(range(2, 121, 4))
+    with pytest.raises(DataError, match="has 4 folds, expected 3"):
+        divide(read_table(Task(name="a", source=str(reviews), folds=3, fold_column="fold")), Run("a", "x", 0, 0))
+    some = read_table(Task(name="a", source=str(reviews), where={"domain": "b"}))
+    assert len(some.train) == 20
+    with pytest.raises(DataError, match="no rows where"):
+        read_table(Task(name="a", source=str(reviews), where={"domain": "c"}))
+
+
+def test_the_same_seed_divides_alike_and_another_does_not(reviews: Path) -> None:
+    table = read_table(Task(name="a", source=str(reviews)))
+    first, again, other = (divide(table, Run("a", "x", seed)) for seed in (0, 0, 1))
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+    assert first.train.texts == again.train.texts != other.train.texts
+
+
+def test_dev_and_test_of_their_own(reviews: Path, tmp_path: Path) -> None:
+    for name, rows in (("dev", "a good film,positive\nbad,negative\n"), ("test", "awful,negative\n")):
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + rows)
+    task = Task(name="a", source=str(reviews), dev=str(tmp_path / "dev.csv"), test=str(tmp_path / "test.csv"))
+    division = divide(read_table(task), Run("a", "x", 0))
+    assert len(division.train) == 121
+    assert division.dev.texts == ["a good film", "bad"]
+    division.test.allow()
+    assert division.test.open() == (Examples(["awful"], ["negative"], "a (test)"), [0])
+    assert "awful" not in division.pool  # an official test is not even encoded beforehand
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=80), st.integers(0, 5))
+def test_fractions_are_nested_and_keep_every_label(labels: list[str], seed: int) -> None:
+    examples = Examples([str(i) for i in range(len(labels))], list(labels))
+    before: set[int] = set()
+    for fraction in (0.01, 0.05, 0.25, 0.5, 1.0):
+        rows = set(nested_rows(examples, fraction, seed=seed))
+        assert before <= rows
+        assert {labels[i] for i in rows} == set(labels)
+        for label, count in Counter(labels).items():
+            assert abs(sum(labels[i] == label for i in rows) - max(1, fraction * count)) <= 1
+        before = rows
+    assert before == set(range(len(labels)))
+
+
+# ---------------------------------------------------------------- the seal
+
+
+def test_the_test_split_is_sealed_until_the_system_is_final() -> None:
+    sealed = Sealed(Examples(["a"], ["x"]), [0])
+    for peek in (lambda: sealed.texts, lambda: sealed.labels, lambda: len(sealed), sealed.open):
+        with pytest.raises(StudyError, match="seal"):
+            peek()
+    sealed.allow()
+    assert sealed.open()[1] == [0]
+    with pytest.raises(StudyError, match="once"):
+        sealed.open()
+
+
+def test_a_system_that_peeks_fails_its_run(reviews: Path, tiny: Path, tmp_path: Path, monkeypatch) -> None:
+    plan = plan_of(reviews, tiny, systems=["tfidf"])
+    (tmp_path / "outcomes").mkdir()
+    divided = divide(read_table(plan.data[0]), Run("tiny", "tfidf", 0))
+    monkeypatch.setattr(run_module, "divide", lambda *_: divided)
+    monkeypatch.setattr(run_module, "fit", lambda *_, **__: divided.test.texts)
+    record = work(plan, Run("tiny", "tfidf", 0), tmp_path)
+    assert record["status"] == "failed"
+    assert "sealed" in record["error"]
+
+
+# ---------------------------------------------------------------- systems
+
+
+def test_every_system_that_is_named_exists() -> None:
+    for name in {*DEFAULTS, *(n for q in QUESTIONS for n in (*q.left, *q.right))}:
+        assert system(name).about
+    assert sorted(DEFAULTS, key=ladder_place)[0] == "majority"
+    order = ["tfidf", "bert-cnn-frozen@2", "bert-cnn-frozen@10", "bert-cnn-frozen@half", "bert-cnn-frozen@all"]
+    assert sorted([*order[2:], *order[:2]], key=ladder_place) == order
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("tf-idf", "Did you mean 'tfidf'"), ("tfidf@3", "expected: none"), ("bert-cnn@most", "half, all, mix")],
+)
+def test_an_unknown_system_is_refused(name: str, said: str) -> None:
+    with pytest.raises(StudyError, match=said):
+        system(name)
+
+
+def test_systems_differ_by_what_their_names_say() -> None:
+    def of(name: str) -> Settings:
+        return network_settings(system(name), Settings(), {}, seed=3, vectors="v.npz")
+
+    assert (of("bert-cnn@half").model.depth, of("bert-cnn@4").model.depth) == ("half", 4)
+    assert of("bert-cnn-frozen@mix").model.states == "mix"
+    assert (of("bert-mean").model.features, of("bert-cls").model.features) == ("mean", "first")
+    assert of("cnn-tuned").model.encoder == "words:v.npz"
+    assert of("cnn-pieces").model.encoder == "pieces:minilm"
+    assert of("bert-cnn@all").training.seed == 3
+    whole, cut = of("bert-cnn@all"), of("bert-cnn@half")
+    assert replace(whole, model=replace(whole.model, depth="half")) == cut
+    with pytest.raises(StudyError, match="--vectors"):
+        network_settings(system("cnn-static"), Settings(), {}, seed=0, vectors="")
+
+
+def test_the_mean_of_states_is_the_mean_of_states(tiny: Path) -> None:
+    base = change(Settings(), {"encoder": str(tiny), "max_length": 32, "overlap": 8})
+    texts = ["good film", "", "a very " * 30, "good film"]
+    means = MeanStates(base).fit(texts).transform(texts)
+    states, mask = embed(texts, encoder=str(tiny), max_length=32, overlap=8)
+    expected = (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    np.testing.assert_allclose(means, expected.numpy(), atol=2e-3)  # the cache is float16
+    made = fit(system("bert-mean-frozen"), base, {"C": 100.0}, Examples(texts[:3], list("aba")), Examples([], []))
+    assert list(made.predict_proba(texts).argmax(axis=1)) == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["bert-mean@half", "bert-cls@half", "cnn-pieces", "bert-cnn-lpft@2"])
+def test_systems_learn_an_easy_task(name: str, tiny: Path) -> None:
+    texts, labels = make_texts(330, seed=2)
+    train, dev = Examples(texts[:300], labels[:300]), Examples(texts[300:], labels[300:])
+    base = network_settings(
+        system("bert-cnn-frozen@half"), Settings(), {"encoder": str(tiny), "num_filters": 8}, seed=0, vectors=""
+    )
+    changes = {"epochs": 12, "head_epochs": 12, "head_learning_rate": 1e-2, "encoder_learning_rate": 3e-3}
+    made = fit(system(name), base, changes, train, dev)
+    assert list(made.classes_) == ["negative", "positive"]
+    probabilities = made.predict_proba([*dev.texts, ""])
+    assert probabilities.shape == (31, 2)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    right = (probabilities[:-1].argmax(axis=1) == (np.array(dev.labels) == "positive")).mean()
+    assert right >= 0.8
+
+
+def test_slices(reviews: Path) -> None:
+    assert has_negation("It wasn’t bad")
+    assert not has_negation("noted, knotty, another")
+    table = read_table(Task(name="a", source=str(reviews), tag="domain"))
+    kinds = slices_of(table)
+    assert len(kinds) == 121
+    assert kinds[0] == {
+        "length": kinds[0]["length"],
+        "negation": "yes" if " not " in f" {table.tested.texts[0]} " else "no",
+        "rare words": "no",
+        "label": table.tested.labels[0],
+        "tag": "a",
+    }
+
+
+# ---------------------------------------------------------------- whole studies
+
+
+def comparable(folder: Path) -> list[dict[str, object]]:
+    """Return records without what differs from one run of the same to the next: times."""
+    records = []
+    for record in read_results(folder):
+        kept = {k: v for k, v in record.items() if k not in {"made", "cost", "progress"}}
+        kept["flops"] = record["cost"]["flops_per_text"] if record["status"] == "done" else None
+        records.append(kept)
+    return records
+
+
+def test_a_whole_study(reviews: Path, tiny: Path, tmp_path: Path) -> None:
+    plan = plan_of(reviews, tiny, fractions=[0.5, 1.0])
+    plan = replace(
+        plan,
+        data=(replace(plan.data[0], transfer=(make_transfer(reviews),)),),
+    )
+    records = run_study(plan, tmp_path / "study", console=quiet(), isolated=False)
+    assert [record["status"] for record in records] == ["done"] * 8
+    texts = [json.loads(line) for line in (tmp_path / "study/texts/tiny.jsonl").read_text().splitlines()]
+    assert len(texts) == 121
+    for record in records:
+        file = tmp_path / "study/outcomes" / f"tiny--{record['system']}--0--all--{record['fraction']:g}.npz"
+        with np.load(file) as outcomes:
+            assert set(outcomes) == {"example", "truth", "answers", "probabilities"}
+            labels = np.array(record["labels"])
+            assert [texts[i]["label"] for i in outcomes["example"]] == labels[outcomes["truth"]].tolist()
+            right = (outcomes["truth"] == outcomes["answers"]).mean()
+        assert record["test"]["accuracy"] == pytest.approx(right)
+        assert len({r["fingerprint"] for r in records}) == 1
+        if record["fraction"] == 1:
+            assert set(record["flips"]) >= {"typos", "upper case"}
+            assert sum(tally["cases"] for tally in record["behaviour"].values()) >= 400
+            assert record["transfer"]["elsewhere"]["texts"] == 121
+    network = next(r for r in records if r["system"] == "bert-cnn-frozen@half" and r["fraction"] == 1)
+    assert network["cost"]["flops_per_text"] > 10_000
+    assert network["settings"]["depth"] == "half"
+    assert [entry["epoch"] for entry in network["progress"]] == [1.0, 2.0]
+    best = max(r["dev"]["accuracy"] for r in records if r["progress"] and r["fraction"] == 1)
+    scores = json.loads((tmp_path / "study/model/metrics.json").read_text())
+    assert scores["dev"]["headlines"]["accuracy"]["value"] == pytest.approx(best)
+    assert Predictor.load(tmp_path / "study/model").predict(["good film"])
+
+
+def make_transfer(reviews: Path) -> object:
+    from bertcnn.study.plan import Transfer
+
+    return Transfer(name="elsewhere", source=str(reviews))
+
+
+def test_a_study_goes_on_where_it_was(reviews: Path, tiny: Path, tmp_path: Path, monkeypatch) -> None:
+    plan = plan_of(reviews, tiny, systems=["majority", "tfidf"])
+    run_study(plan, tmp_path / "study", console=quiet(), isolated=False)
+    file = tmp_path / "study/results.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(lines[0] + lines[1][:40])  # cut off by a kill
+    ran: list[str] = []
+    monkeypatch.setattr(
+        "bertcnn.study.runner.work", lambda p, run, folder: ran.append(run.system) or work(p, run, folder)
+    )
+    more = replace(plan, systems=("majority", "tfidf", "cnn-random"))
+    records = run_study(more, tmp_path / "study", console=quiet(), isolated=False)
+    assert ran == ["tfidf", "cnn-random"]
+    assert [record["system"] for record in records] == ["majority", "tfidf", "cnn-random"]
+    assert read_plan(tmp_path / "study/plan.toml") == more
+
+
+def test_another_study_in_the_folder_is_not_touched(reviews: Path, tiny: Path, tmp_path: Path) -> None:
+    plan = plan_of(reviews, tiny, systems=["majority"])
+    run_study(plan, tmp_path / "study", console=quiet(), isolated=False)
+    other = replace(plan, training={"epochs": 2}, data=(replace(plan.data[0], test_fraction=0.3),))
+    with pytest.raises(StudyError, match="other training, data set tiny"):
+        run_study(other, tmp_path / "study", console=quiet(), isolated=False)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("x")
+    with pytest.raises(StudyError, match="no study"):
+        run_study(plan, tmp_path / "full", console=quiet(), isolated=False)
+
+
+def test_one_failed_run_stops_nothing_and_is_tried_again(
+    reviews: Path, tiny: Path, tmp_path: Path, monkeypatch
+) -> None:
+    plan = plan_of(reviews, tiny, systems=["tfidf", "majority"])
+    real = systems.fit
+    fails = {"tfidf"}
+
+    def sometimes(one, *rest, **named):
+        if one.name in fails:
+            raise RuntimeError("out of\nmemory")
+        return real(one, *rest, **named)
+
+    monkeypatch.setattr(run_module, "fit", sometimes)
+    first, second = run_study(plan, tmp_path / "study", console=quiet(), isolated=False)
+    assert (first["status"], second["status"]) == ("failed", "done")
+    assert "out of memory" in first["error"]
+    fails.clear()
+    records = run_study(plan, tmp_path / "study", console=quiet(), isolated=False)
+    assert {record["system"]: record["status"] for record in records} == {"tfidf": "done", "majority": "done"}
+
+
+def test_tuning_gives_each_system_the_same_number_of_trials(reviews: Path, tiny: Path, tmp_path: Path) -> None:
+    plan = plan_of(reviews, tiny, systems=["tfidf", "cnn-random"], tune=3)
+    fixed = replace(plan, settings={"cnn-random": {"dropout": 0.2, "head_learning_rate": 0.01}})
+    for record in run_study(fixed, tmp_path / "study", console=quiet(), isolated=False):
+        assert record["trials"] == 3
+        assert record["chosen"]
+        assert not {"dropout", "head_learning_rate"} & set(record["chosen"])
+        if record["system"] == "cnn-random":
+            assert record["settings"]["dropout"] == 0.2
+            assert record["settings"]["num_filters"] == record["chosen"]["num_filters"]
+
+
+def test_many_labels_a_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "tags.jsonl").write_text('{"text": "a", "label": ["x", "y"]}\n{"text": "b", "label": []}\n')
+    with pytest.raises(DataError, match="one label a text"):
+        read_table(Task(name="a", source=str(tmp_path / "tags.jsonl")))
+
+
+STUDY = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from bertcnn.study.plan import read_plan
+from bertcnn.study.runner import run_study
+if __name__ == "__main__":
+    run_study(read_plan(sys.argv[1]), Path(sys.argv[2]), console=Console())
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_study_resumes_to_the_same_results(reviews: Path, tiny: Path, tmp_path: Path) -> None:
+    """Runs in processes of their own; one is killed with SIGKILL in the middle."""
+    plan = plan_of(reviews, tiny, systems=["tfidf", "cnn-random", "bert-cnn-frozen@half"], seeds=2)
+    write_plan(plan, tmp_path / "plan.toml")
+    (tmp_path / "go.py").write_text(STUDY)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(folder: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(tmp_path / "go.py"), str(tmp_path / "plan.toml"), str(tmp_path / folder)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+    assert start("whole").wait() == 0
+    killed = start("killed")
+    results = tmp_path / "killed/results.jsonl"
+    while not results.is_file() or results.read_text().count("\n") < 3:
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    time.sleep(1)  # its run ends with it
+    before = len(read_results(tmp_path / "killed"))
+    assert 3 <= before < 6
+    assert start("killed").wait() == 0
+    assert comparable(tmp_path / "killed") == comparable(tmp_path / "whole")
+    assert len(comparable(tmp_path / "whole")) == 6
+
+
+@pytest.mark.slow
+def test_a_run_that_dies_is_a_failed_line(reviews: Path, tiny: Path, tmp_path: Path) -> None:
+    """A run that is killed by the system (memory) is a failed row; the next one runs."""
+    plan = plan_of(reviews, tiny, systems=["tfidf", "majority"])
+    write_plan(plan, tmp_path / "plan.toml")
+    dying = STUDY.replace(
+        "if __name__",
+        "import os, signal\nfrom bertcnn.study import run\nreal = run.fit\n"
+        "def fit(one, *a, **b):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL) if one.name == 'tfidf' else None\n"
+        "    return real(one, *a, **b)\nrun.fit = fit\nif __name__",
+    )
+    (tmp_path / "go.py").write_text(dying)
+    command = [sys.executable, str(tmp_path / "go.py"), str(tmp_path / "plan.toml"), str(tmp_path / "study")]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    first, second = read_results(tmp_path / "study")
+    assert (first["status"], second["status"]) == ("failed", "done")
+    assert "killed by signal 9" in first["error"]
