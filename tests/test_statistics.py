@@ -333,7 +333,7 @@ def test_counting_examples_only_would_be_wrong() -> None:
     assert np.mean(found) > 0.2
 
 
-@pytest.mark.parametrize(("runs", "run_sd"), [(1, 0.0), (3, 0.05), (5, 0.05)])
+@pytest.mark.parametrize(("runs", "run_sd"), [(1, 0.0), (3, 0.05)])
 def test_power_at_a_real_difference(runs: int, run_sd: float) -> None:
     generator = np.random.default_rng(50 + runs)
     expected = expected_accuracy(run_sd) - expected_accuracy(run_sd, 0.8)
@@ -347,7 +347,7 @@ def test_smallest_difference_is_found_four_times_in_five(runs: int) -> None:
     generator = np.random.default_rng(60 + runs)
     better, run_sd = 0.45, 0.05 * (runs > 1)
     real = expected_accuracy(run_sd, better) - expected_accuracy(run_sd)
-    found = [compare(*simulate(generator, runs, run_sd=run_sd, better=better, examples=500)) for _ in range(200)]
+    found = [compare(*simulate(generator, runs, run_sd=run_sd, better=better, examples=500)) for _ in range(150)]
     smallest = float(np.median([c.smallest for c in found]))
     # the power at the difference simulated, carried over to the smallest one along the normal curve
     power = np.mean([c.p_value < 0.05 for c in found])

@@ -11,6 +11,7 @@ from rich.table import Table
 from bertcnn.errors import SettingsError
 
 if TYPE_CHECKING:
+    from bertcnn.study.findings import Report, Row
     from bertcnn.study.plan import Plan
 
 out = Console()
@@ -118,11 +119,41 @@ def _run(plan: "Plan", folder: Path) -> None:
     _say_verdict(write_report(folder), folder)
 
 
-def _say_verdict(found: Any, folder: Path) -> None:
+def _say_verdict(found: "Report", folder: Path) -> None:
     for data in found.data:
-        table = Table(title=escape(data.name), title_justify="left", show_edge=False)
-        out.print(table)
-    out.print(f"The report is [bold]{escape(str(folder / 'report.html'))}[/].", highlight=False, soft_wrap=True)
+        sizes = ", ".join(f"{name} {count:,}" for name, count in data.texts.items())
+        table = Table(title=f"{escape(data.name)}: {sizes}", title_justify="left", show_edge=False)
+        table.add_column("system", overflow="fold")
+        for name in ("test accuracy, %", "95 % interval", "dev", "train s", "texts/s"):
+            table.add_column(name, justify="right")
+        for row in data.rows:
+            table.add_row(*_cells(row), style="bold" if row.best else None)
+        out.print(table, "", sep="\n")
+    for answer in found.verdict:
+        out.print(f"[bold]{escape(answer.asks)}[/]", highlight=False)
+        where = f"{answer.data}: " if len(found.data) > 1 else ""
+        out.print(f"  {where}{escape(answer.sentence)}", highlight=False)
+    for note in found.notes:
+        err.print(f"[yellow]Mind:[/] {escape(note)}", highlight=False, soft_wrap=True)
+    out.print(f"\nThe report is [bold]{escape(str(folder / 'report.html'))}[/].", highlight=False, soft_wrap=True)
+    if (folder / "model").is_dir():
+        out.print(
+            f"The best on dev is saved in [bold]{escape(str(folder / 'model'))}[/].", highlight=False, soft_wrap=True
+        )
+
+
+def _cells(row: "Row") -> list[str]:
+    if row.accuracy is None:
+        return [row.system, f"[red]{escape(row.failures[0])}[/]" if row.failures else "not run", "", "", "", ""]
+    seconds, speed = row.cost.get("train_seconds"), row.cost.get("texts_per_second")
+    return [
+        row.system,
+        f"{100 * row.accuracy.value:.1f}",
+        f"{100 * row.accuracy.low:.1f} to {100 * row.accuracy.high:.1f}",
+        "" if row.dev_accuracy is None else f"{100 * row.dev_accuracy:.1f}",
+        "" if seconds is None else f"{seconds:,.1f}",
+        "" if speed is None else f"{speed:,.0f}",
+    ]
 
 
 def _name_of(source: str) -> str:

@@ -349,8 +349,9 @@ def _error(right_a: Floats, right_b: Floats, *, example: Ids, run: Ids) -> Parts
         between, _, rest = _components(right, example=example, run=run)
         own.append(max(between * float((per_run**2).sum()) / rows**2 + rest / rows, 0.0))
     _, shared, rest = _components(difference, example=example, run=run)
-    # the residual as the least, for a part of the runs that is 0 by chance
-    parts = [(max(shared * float((per_example**2).sum()) / rows**2, rest / rows), float(examples - 1))]
+    # together never below the residual, for the part of the runs may be 0 by chance
+    least = max(rest / rows - sum(own), 0.0)
+    parts = [(max(shared * float((per_example**2).sum()) / rows**2, least), float(examples - 1))]
     if any(own):
         parts.append((sum(own), (runs - 1) * sum(own) ** 2 / sum(part**2 for part in own)))
     return parts
