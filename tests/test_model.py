@@ -185,7 +185,7 @@ def test_import_bertcnn_is_enough_in_any_order(saved: Path) -> None:
     """Each order in a process of its own, all at once, forked from one that has loaded all but transformers and us."""
     script = f"""
 import gc, os, sys, traceback, warnings
-gc.disable()  # imports are a fifth quicker
+gc.disable()  # imports are a tenth quicker
 import accelerate, huggingface_hub.hf_api, jinja2, numpy, PIL.Image, pydantic, regex, scipy.stats, sklearn.metrics
 import sympy, tokenizers, torch, torch._dynamo, torch.distributed.fsdp, torch.distributed.tensor, torch.export
 warnings.simplefilter("error")

@@ -339,9 +339,8 @@ def _mcnemar(only_a: int, only_b: int) -> float:
 def _error(right_a: Floats, right_b: Floats, *, example: Ids, run: Ids) -> Parts:
     """Return the parts of the variance of the mean difference, each with its degrees of freedom."""
     difference = right_a - right_b
-    rows, examples = len(example), int(example.max()) + 1
     per_run, per_example = np.bincount(run), np.bincount(example)
-    runs = len(per_run)
+    rows, runs, examples = len(example), len(per_run), len(per_example)
     if runs == 1:
         return [(float(difference.var(ddof=1)) / rows, examples - 1)]
     own = []
