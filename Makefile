@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all check fix bench clean
+.PHONY: help install run test test-all check fix bench study clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,11 +19,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 
-run: $(STAMP) ## train on the built-in reviews, evaluate, classify four sentences
-	$(BIN)/bertcnn train builtin:reviews --output runs/quickstart --overwrite
+run: $(STAMP) ## compare ten systems on the built-in reviews (runs/quickstart/report.html), classify four sentences
+	$(BIN)/bertcnn compare --config configs/quickstart.toml --output runs/quickstart
 	@printf '%s\n' 'The movie was not bad at all.' 'I expected more for the price.' \
 	  'Couldn'"'"'t be happier with the service!' 'Great, it broke on the first day.' \
-	  | $(BIN)/bertcnn predict runs/quickstart --table
+	  | $(BIN)/bertcnn predict runs/quickstart/model --table
 
 test: $(STAMP) ## the tests, within a minute or so
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
@@ -45,6 +45,10 @@ bench: $(STAMP) ## accuracy and speed on real data (BERTCNN_DATA); hours
 	$(BIN)/python bench/speed.py
 	$(BIN)/python bench/accuracy.py cr-frozen cr-finetune sst2 trec6 banking77 amazon goemotions --show-test
 	$(BIN)/python bench/long_texts.py
+
+study: $(STAMP) ## the comparison on real data (BERTCNN_DATA) of docs/results.md; hours, resumed where it was
+	$(BIN)/bertcnn compare --config configs/kim2014.toml --output runs/kim2014
+	$(BIN)/bertcnn compare --config configs/finetuned.toml --output runs/finetuned
 
 clean: ## remove what was made
 	rm -rf $(VENV) runs build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -26,7 +26,8 @@ GOALS = (
     # what, measured, against, at least
     ("predict, depth 3", "predict-half", "predict-pipeline", 3.5),
     ("predict, whole encoder", "predict-all", "predict-pipeline", 1.8),
-    ("frozen epoch, cached", "epoch-cached", "epoch-encoding", 20.0),
+    ("frozen epoch, cached, against the same depth", "epoch-cached", "epoch-encoding", 20.0),
+    ("frozen epoch, cached, against the whole encoder", "epoch-cached", "epoch-encoding-all", 20.0),
     ("fine-tuning, depth 3", "finetune-half", "finetune-trainer", 2.0),
 )
 
@@ -157,8 +158,17 @@ def epoch_cached(texts: list[str], _: int) -> tuple[float, dict[str, Any]]:
     return 1 / (TEXTS / rate), {"seconds": round(TEXTS / rate, 2), "encoding once, seconds": round(encoding, 2)}
 
 
-def epoch_encoding(texts: list[str], _: int) -> tuple[float, dict[str, Any]]:
-    """An epoch over the whole encoder's states that are made anew, as textbooks do: unsorted, padded."""
+def epoch_encoding(depth: Literal["half", "all"]) -> Callable[[list[str], int], tuple[float, dict[str, Any]]]:
+    """Return an epoch over states that are made anew, as textbooks do: unsorted, padded."""
+
+    def run(texts: list[str], _: int) -> tuple[float, dict[str, Any]]:
+        return 1 / encode_and_train(texts, depth), {}
+
+    return run
+
+
+def encode_and_train(texts: list[str], depth: Literal["half", "all"]) -> float:
+    """Return the seconds of an epoch of the head that encodes its texts."""
     import torch
 
     from bertcnn import BertCNN
@@ -166,7 +176,7 @@ def epoch_encoding(texts: list[str], _: int) -> tuple[float, dict[str, Any]]:
     from bertcnn.network.model import batch_tensors
     from bertcnn.text.tokens import make_batch, segments
 
-    model = BertCNN.from_encoder("minilm", depth="half", freeze_encoder=True).train()
+    model = BertCNN.from_encoder("minilm", depth=depth, freeze_encoder=True).train()
     tokenizer = load_tokenizer("minilm")
     pieces = tokenizer(texts[:TEXTS])
     optimizer = torch.optim.AdamW(model.head.parameters(), fused=True)
@@ -184,7 +194,7 @@ def epoch_encoding(texts: list[str], _: int) -> tuple[float, dict[str, Any]]:
             optimizer.step()
             optimizer.zero_grad()
 
-    return 1 / timed(epoch), {}
+    return timed(epoch)
 
 
 def finetune_ours(texts: list[str], _: int) -> tuple[float, dict[str, Any]]:
@@ -222,7 +232,8 @@ SYSTEMS: dict[str, Callable[[list[str], int], tuple[float, dict[str, Any]]]] = {
     "predict-half": predict_ours("half"),
     "predict-all": predict_ours("all"),
     "epoch-cached": epoch_cached,
-    "epoch-encoding": epoch_encoding,
+    "epoch-encoding": epoch_encoding("half"),
+    "epoch-encoding-all": epoch_encoding("all"),
     "finetune-half": finetune_ours,
     "finetune-trainer": finetune_trainer,
 }

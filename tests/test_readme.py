@@ -56,3 +56,16 @@ def test_the_two_commands_are_targets() -> None:
     commands = [line.split("#")[0].strip() for line in SHELL[0].splitlines()]
     assert commands == ["make run", "make test"]
     assert all(f"\n{command.split()[1]}:" in targets for command in commands)
+
+
+@pytest.mark.slow
+def test_comparison_block(tmp_path: Path) -> None:
+    """The README's comparison, with the two quickest systems in the place of all."""
+    rows = list(read_rows(ROOT / "src" / "bertcnn" / "text" / "reviews" / "reviews.csv"))[::3]
+    with (tmp_path / "reviews.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["review", "sentiment"])
+        writer.writerows((row["text"], row["label"]) for row in rows)
+    (command,) = [code.strip() for code in SHELL if "bertcnn compare" in code]
+    assert "tfidf" in run(["bash", "-c", f"{command} --systems majority,tfidf"], tmp_path)
+    assert (tmp_path / "runs" / "reviews" / "report.html").is_file()

@@ -57,6 +57,7 @@ def measure(system: Classifier, texts: Sequence[str], *, train_seconds: float, p
         latencies.append(time.perf_counter() - started)
     trained = getattr(system, "trained_", None)
     parameters, size = _size(system)
+    train_seconds += sum(getattr(part, "cached_seconds_", 0.0) for _, part in getattr(system, "steps", []))
     if trained is not None:
         train_seconds += trained.cached_seconds
     return Cost(

@@ -7,6 +7,7 @@ step of the ladder changes one thing. A name may say how deep the encoder is: ``
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any, Protocol, Self, cast
 
 import numpy as np
@@ -23,6 +24,8 @@ from bertcnn.settings import Settings, change
 from bertcnn.text.dataset import Examples
 
 Values = dict[str, Any]
+
+TEXTS_AT_ONCE = 256
 
 
 class Classifier(Protocol):
@@ -321,17 +324,35 @@ class MeanStates(TransformerMixin, BaseEstimator):
         self.model_, self.tokenizer_ = load_for_embedding(model.encoder, "all", "last", model.max_length, model.overlap)
         return self
 
-    def transform(self, X: Sequence[str]) -> npt.NDArray[np.float32]:  # noqa: N803  # scikit-learn's name
-        """Encode texts, or find their states in the cache."""
+    def fit_transform(self, X: Sequence[str], y: Any = None, **_: Any) -> npt.NDArray[np.float32]:  # noqa: N803
+        """Encode the texts to learn from, or find their states in the cache."""
         from bertcnn.network.states import cache_folder, cached_states
 
-        texts = list(dict.fromkeys(X))
-        cache = cache_folder(self.base.training.cache)
-        states = cached_states(self.model_, self.tokenizer_, self.tokenizer_(texts), cache)
-        sums = [np.asarray(states[i], dtype=np.float32).sum(axis=0) / max(1, len(states[i])) for i in range(len(texts))]
+        self.fit(X, y)
+        started = perf_counter()
+        texts = sorted(set(X))
+        states = cached_states(
+            self.model_, self.tokenizer_, self.tokenizer_(texts), cache_folder(self.base.training.cache)
+        )
+        self.cached_seconds_ = states.seconds - (perf_counter() - started)
         place = {text: i for i, text in enumerate(texts)}
-        return np.stack(sums)[[place[text] for text in X]]
+        return np.stack([_mean(states[place[text]]) for text in X])
+
+    def transform(self, X: Sequence[str]) -> npt.NDArray[np.float32]:  # noqa: N803  # scikit-learn's name
+        """Encode texts; not from the cache, so that what it costs can be measured."""
+        from bertcnn.network.states import embed_with
+
+        rows = []
+        for start in range(0, len(X), TEXTS_AT_ONCE):
+            states, mask = embed_with(self.model_, self.tokenizer_, X[start : start + TEXTS_AT_ONCE])
+            rows += [_mean(states[i, mask[i]].numpy()) for i in range(len(states))]
+        return np.stack(rows)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Return whether the encoder is loaded."""
         return hasattr(self, "model_")
+
+
+def _mean(states: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return the mean of states ``(T, D)``; 0 where there are none."""
+    return np.asarray(np.sum(states, axis=0, dtype=np.float32) / max(1, len(states)), dtype=np.float32)
