@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 
-run: $(STAMP) ## compare ten systems on the built-in reviews (runs/quickstart/report.html), classify four sentences
+run: $(STAMP) ## compare eight systems on the built-in reviews (runs/quickstart/report.html), classify four sentences
 	$(BIN)/bertcnn compare --config configs/quickstart.toml --output runs/quickstart
 	@printf '%s\n' 'The movie was not bad at all.' 'I expected more for the price.' \
 	  'Couldn'"'"'t be happier with the service!' 'Great, it broke on the first day.' \

@@ -21,6 +21,7 @@ from bertcnn import (
     Predictor,
     Settings,
     SettingsError,
+    StudyError,
     TrainingError,
     save,
     train,
@@ -462,7 +463,7 @@ def test_unknown_settings_on_the_command_line(csv_file: Path, tmp_path: Path) ->
 
 
 def test_all_our_errors_are_of_one_tree() -> None:
-    kinds = {DataError, EncoderError, ModelError, SettingsError, TrainingError}
+    kinds = {DataError, EncoderError, ModelError, SettingsError, StudyError, TrainingError}
     assert set(BertCNNError.__subclasses__()) == kinds
 
 

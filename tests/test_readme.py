@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bertcnn.text.files import read_rows
+from tests.conftest import warm_command
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), flags=re.DOTALL)
@@ -18,7 +19,7 @@ SHELL = [code for language, code in BLOCKS if language == "sh"]
 
 
 def run(command: list[str], folder: Path) -> str:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join([str(warm_command().parent), str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}
     )
