@@ -83,6 +83,9 @@ class TrainingSettings:
     )
     focal_gamma: float = _setting(0.0, "Exponent of the focal loss; 0 is cross entropy.")
     label_smoothing: float = _setting(0.0, "Share of the target spread over all labels.")
+    negation_contrasts: float = _setting(
+        0.0, "Add so many times the training texts as far negations made of them (English, negative and positive only)."
+    )
     max_train_pieces: int = _setting(2048, "Longer texts are cut to this in training; never in prediction.")
     precision: Literal["auto", "fp32", "bf16"] = _setting("auto", "auto: bf16 on a GPU that has it.")
     gradient_accumulation: int = _setting(1, "Batches a step of the optimizer.")
@@ -208,6 +211,7 @@ def _out_of_range(settings: Settings) -> list[str]:
         ("layer_decay", training.layer_decay, 0 < training.layer_decay <= 1, "above 0, to 1"),
         ("label_smoothing", training.label_smoothing, 0 <= training.label_smoothing < 1, "0 to below 1"),
         ("focal_gamma", training.focal_gamma, training.focal_gamma >= 0, "at least 0"),
+        ("negation_contrasts", training.negation_contrasts, 0 <= training.negation_contrasts <= 5, "0 to 5"),
         ("weight_decay", training.weight_decay, training.weight_decay >= 0, "at least 0"),
     ]
     positive = {

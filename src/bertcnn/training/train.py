@@ -8,7 +8,7 @@ Source:
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +26,12 @@ from bertcnn.network.encoder import load_tokenizer
 from bertcnn.network.model import BertCNN
 from bertcnn.network.states import States, cache_folder, cached_states
 from bertcnn.network.vectors import build_pieces, build_vectors
-from bertcnn.settings import Settings
-from bertcnn.text.dataset import Splits
+from bertcnn.settings import Settings, TrainingSettings
+from bertcnn.text.dataset import Examples, Splits
 from bertcnn.text.labels import Labels
 from bertcnn.text.tokens import Pieces, PieceTokenizer
 from bertcnn.training.callbacks import Clock, Interruption, ProgressBar, Watchdog, encoding_bar
+from bertcnn.training.contrast import contrasts
 from bertcnn.training.stage import Stage, TextSet, collate_pieces, collate_states, run_stage, several_on_cpu
 
 
@@ -92,6 +93,8 @@ def train(
     settings = settings or Settings()
     started = time.perf_counter()
     set_seed(settings.training.seed)
+    if settings.training.negation_contrasts:
+        splits = _with_contrasts(splits, settings.training)
     labels = Labels.of(splits.train.labels)
     parts = {"train": splits.train, "dev": splits.dev, "test": splits.test}
     truths: dict[str, Truth] = {
@@ -272,6 +275,12 @@ class _Pool:
 
     pieces: Pieces
     rows: dict[str, npt.NDArray[np.int64]]
+
+
+def _with_contrasts(splits: Splits, training: TrainingSettings) -> Splits:
+    found = contrasts(splits.train, training.negation_contrasts, seed=training.seed)
+    train = splits.train
+    return replace(splits, train=Examples(train.texts + found.texts, train.labels + found.labels, train.source))
 
 
 def _class_weights(choice: str | tuple[float, ...], labels: Labels, truth: Truth) -> list[float] | None:
