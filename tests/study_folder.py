@@ -19,7 +19,7 @@ SKILL = {
     "cnn-static": 0.83,
     "cnn-tuned": 0.84,
     "cnn-pieces": 0.82,
-    "bert-mean-frozen": 0.86,
+    "bert-mean-frozen@half": 0.86,
     "bert-cnn-frozen@half": 0.87,
     "bert-cnn-frozen@mix": 0.872,
     "bert-mean@all": 0.91,

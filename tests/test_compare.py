@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from bertcnn.apps.cli import app
 from bertcnn.apps.compare import _name_of, _plan
-from bertcnn.errors import SettingsError, StudyError
+from bertcnn.errors import DataError, SettingsError, StudyError
 from bertcnn.study.plan import write_plan
 from tests.conftest import make_texts
 
@@ -71,6 +71,7 @@ def test_the_ladder_takes_what_word_vectors_make_possible() -> None:
         ("builtin:reviews", "reviews"),
         ("data/cr/all.csv", "cr"),
         ("hf:o/my data", "my-data"),
+        ("reviews - Copy.csv", "reviews-Copy"),
     ],
 )
 def test_a_data_set_has_a_name(source: str, name: str) -> None:
@@ -83,6 +84,8 @@ def test_a_data_set_has_a_name(source: str, name: str) -> None:
         ([], SettingsError, "SOURCE"),
         (["a.csv", "--config", "b.toml"], SettingsError, "SOURCE"),
         (["--config", "none.toml"], SettingsError, "Cannot read"),
+        (["--config", "b.toml", "--folds", "5"], SettingsError, "go with a SOURCE"),
+        (["builtin:reviews", "--tag", "colour", "--systems", "tfidf"], DataError, "colour"),
         (["builtin:reviews", "--systems", "tfdf"], StudyError, "Did you mean 'tfidf'"),
         (["builtin:reviews", "--systems", "cnn-static"], StudyError, "--vectors"),
         (["builtin:reviews", "--fractions", "a"], SettingsError, "expected numbers"),

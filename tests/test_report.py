@@ -101,7 +101,7 @@ def test_a_difference_that_is_shown():
     assert found.shown
     assert found.sentence == (
         "BERT adds 9.1 points [7.8, 10.4] "
-        "(bert-cnn@half against cnn-tuned, 872 texts, McNemar, exact, p < 0.001 after Holm)."
+        "(bert-cnn@half against cnn-tuned, 872 texts, one seed, McNemar, exact, p < 0.001 after Holm)."
     )
 
 
@@ -110,9 +110,17 @@ def test_a_difference_that_is_not_shown_says_what_would_have_been():
     assert not found.shown
     assert found.sentence == (
         "The convolution adds 0.4 points [-0.3, 1.1]: not shown "
-        "(bert-cnn@half against cnn-tuned, 872 texts, McNemar, exact, p = 0.40 after Holm); "
-        "this data would have shown 1.2 points."
+        "(bert-cnn@half against cnn-tuned, 872 texts, one seed, McNemar, exact, p = 0.40 after Holm); "
+        "as the only question, 1.2 points would have been shown four times in five."
     )
+
+
+def test_at_least_as_good_is_asked_of_the_interval():
+    close, open_ = (
+        judge([made_answer(0.002, low, 0.014, 0.7)], {}, {"BERT": 0.01})[0].sentence for low in (-0.009, -0.011)
+    )
+    assert close.endswith("That it is at most 1 point worse is shown by the interval.")
+    assert open_.endswith("That it is at most 1 point worse is not shown: by the interval it may cost 1.1 points.")
 
 
 def test_a_loss_is_told_as_a_cost_with_its_interval_turned():
@@ -125,7 +133,7 @@ def test_what_only_holm_stops_is_said_and_not_called_too_small():
     judged = judge([made_answer(p_value=0.03), made_answer(0.0, -0.01, 0.01, 0.9)], {})
     assert not judged[0].shown
     assert judged[0].sentence.endswith("p = 0.060 after Holm); p = 0.030 as the only question.")
-    assert "would have shown" not in judged[0].sentence
+    assert "would have been shown" not in judged[0].sentence
 
 
 def test_holm_is_over_all_answers():
@@ -191,6 +199,11 @@ def test_sides_are_picked_on_the_runs_that_both_share():
     }
     assert sides(("a", "b", "absent"), ("x",), dev) == ("b", "x")
     assert sides(("absent",), ("x",), dev) is None
+    lucky = {"a": {(0, i): 0.8 for i in range(10)}, "b": {(0, 3): 0.95}, "x": {(0, i): 0.7 for i in range(10)}}
+    assert sides(("a", "b"), ("x",), lucky) == ("a", "x")  # one easy fold stands for nobody
+    two = {name: {(0, None): score} for name, score in {"a": 0.8, "b": 0.9, "x": 0.9, "y": 0.5}.items()}
+    assert sides(("a", "b"), ("x", "y"), two) == ("b", "x")
+    assert sides(("a", "b"), ("x", "y"), two, matched=True) == ("a", "x")
     assert sides(("a",), ("x",), {"a": {(0, None): 0.5}, "x": {(1, None): 0.5}}) is None
 
 
@@ -304,7 +317,7 @@ def test_failed_and_missing_runs_are_shown(one):
     assert "1 of 2" in cells
     assert rows["cnn-pieces"].accuracy is None
     assert "not run" in cells
-    assert report.counts == {"done": 22, "failed": 2, "missing": 2, "broken": 1}
+    assert report.counts == {"done": 22, "failed": 2, "missing": 4, "broken": 1}
     assert [row.system for row in report.data[0].rows if row.best] == ["bert-mean@all"]
 
 

@@ -1,6 +1,7 @@
 """Plans, divisions, the sealed test split, systems, and whole studies on tiny data."""
 
 import csv
+import fcntl
 import json
 import os
 import signal
@@ -31,7 +32,7 @@ from bertcnn.study.systems import DEFAULTS, QUESTIONS, MeanStates, fit, ladder_p
 from bertcnn.text.dataset import Examples, normal_form
 from tests.conftest import make_texts
 
-QUICK = {"head_epochs": 2, "epochs": 1, "head_learning_rate": 5e-3, "report_to": ["none"]}
+QUICK = {"head_epochs": 2, "epochs": 1, "head_learning_rate": 5e-3}
 
 
 @pytest.fixture
@@ -113,6 +114,10 @@ def test_runs_come_seed_by_seed_and_largest_fraction_first() -> None:
         ({"data": [{"name": "a--b", "source": "a"}], "systems": []}, "a--b"),
         ({"data": [{"name": "a", "source": "a", "folds": 1}], "systems": []}, "folds is 1"),
         ({"data": [{"name": "a", "source": "a", "folds": 5, "test": "b"}], "systems": []}, "one of test, folds"),
+        ({"data": [{"name": "a b", "source": "a"}], "systems": []}, "single dashes"),
+        ({"data": [{"name": "a", "source": "a", "folds": 5, "dev": "b"}], "systems": []}, "leave it out"),
+        ({"data": [{"name": "a", "source": "a"}], "systems": ["tfidf", "tfidf"]}, "named twice"),
+        ({"data": [{"name": "a", "source": "a"}], "systems": [], "settings": {"tfidf": {"C": 1}}}, "no run has"),
         ({"data": [{"name": "a", "source": "a", "colour": "red"}], "systems": []}, "colour"),
         ({"data": [{"name": "a", "source": "a"}], "systems": [], "fractions": [0.0]}, "fractions"),
         ({"data": [{"name": "a", "source": "a"}], "systems": [], "seeds": 0}, "seeds is 0"),
@@ -242,7 +247,13 @@ def test_every_system_that_is_named_exists() -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("tf-idf", "Did you mean 'tfidf'"), ("tfidf@3", "expected: none"), ("bert-cnn@most", "half, all, mix")],
+    [
+        ("tf-idf", "Did you mean 'tfidf'"),
+        ("tfidf@3", "expected none"),
+        ("bert-cnn@most", "half, all, mix"),
+        ("bert-cnn", "bert-cnn@half"),
+        ("bert-mean-frozen@mix", "no mix"),
+    ],
 )
 def test_an_unknown_system_is_refused(name: str, said: str) -> None:
     with pytest.raises(StudyError, match=said):
@@ -255,7 +266,7 @@ def test_systems_differ_by_what_their_names_say() -> None:
 
     assert (of("bert-cnn@half").model.depth, of("bert-cnn@4").model.depth) == ("half", 4)
     assert of("bert-cnn-frozen@mix").model.states == "mix"
-    assert (of("bert-mean").model.features, of("bert-cls").model.features) == ("mean", "first")
+    assert (of("bert-mean@all").model.features, of("bert-cls@4").model.features) == ("mean", "first")
     assert of("cnn-tuned").model.encoder == "words:v.npz"
     assert of("cnn-pieces").model.encoder == "pieces:minilm"
     assert of("bert-cnn@all").training.seed == 3
@@ -272,7 +283,7 @@ def test_the_mean_of_states_is_the_mean_of_states(tiny: Path) -> None:
     states, mask = embed(texts, encoder=str(tiny), max_length=32, overlap=8)
     expected = (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
     np.testing.assert_allclose(means, expected.numpy(), atol=2e-3)  # the cache is float16
-    made = fit(system("bert-mean-frozen"), base, {"C": 100.0}, Examples(texts[:3], list("aba")), Examples([], []))
+    made = fit(system("bert-mean-frozen@all"), base, {"C": 100.0}, Examples(texts[:3], list("aba")), Examples([], []))
     assert list(made.predict_proba(texts).argmax(axis=1)) == [0, 1, 0, 0]
 
 
@@ -419,7 +430,72 @@ def test_tuning_gives_each_system_the_same_number_of_trials(reviews: Path, tiny:
         assert not {"dropout", "head_learning_rate"} & set(record["chosen"])
         if record["system"] == "cnn-random":
             assert record["settings"]["dropout"] == 0.2
-            assert record["settings"]["num_filters"] == record["chosen"]["num_filters"]
+            assert record["settings"]["kernel_sizes"] == list(record["chosen"]["kernel_sizes"])
+
+
+def test_what_the_plan_says_goes_over_the_ladder_and_is_not_tuned(reviews: Path, tiny: Path, tmp_path: Path) -> None:
+    plan = plan_of(reviews, tiny, systems=["bert-cnn-frozen@half", "majority"], tune=2)
+    first, second = run_study(plan, tmp_path / "study", console=quiet(), isolated=False)
+    assert (first["settings"]["num_filters"], first["settings"]["head_epochs"]) == (8, 2)
+    assert not {"num_filters", "head_learning_rate"} & set(first["chosen"])
+    assert (first["trials"], second["trials"]) == (2, 1)  # majority has nothing to try
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"model": {"depth": 2}}, "depth cannot be set"),
+        ({"training": {"method": "frozen"}}, "method cannot be set"),
+        ({"settings": {"tfidf": {"CC": 3}}}, "tfidf: CC cannot be set. Expected: C, min_df"),
+        ({"settings": {"cnn-random": {"separator": ";"}}}, "separator cannot be set"),
+    ],
+)
+def test_settings_without_effect_are_refused(
+    reviews: Path, tmp_path: Path, values: dict[str, object], said: str
+) -> None:
+    plan = make_plan({"data": [{"name": "a", "source": str(reviews)}], "systems": ["tfidf", "cnn-random"], **values})
+    with pytest.raises(StudyError, match=said):
+        run_study(plan, tmp_path / "study", console=quiet(), isolated=False)
+    assert not (tmp_path / "study").exists()
+
+
+def test_data_that_changed_under_a_study_is_told(reviews: Path, tiny: Path, tmp_path: Path) -> None:
+    plan = plan_of(reviews, tiny, systems=["majority"])
+    run_study(plan, tmp_path / "study", console=quiet(), isolated=False)
+    lines = reviews.read_text().splitlines(keepends=True)
+    reviews.write_text("".join([lines[0], *lines[2:], lines[1]]))
+    with pytest.raises(StudyError, match="texts or labels in tiny"):
+        run_study(plan, tmp_path / "study", console=quiet(), isolated=False)
+
+
+def test_two_processes_do_not_share_a_folder(reviews: Path, tiny: Path, tmp_path: Path) -> None:
+    plan = plan_of(reviews, tiny, systems=["majority"])
+    run_study(plan, tmp_path / "study", console=quiet(), isolated=False)
+    with (tmp_path / "study/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StudyError, match="Another process"):
+            run_study(plan, tmp_path / "study", console=quiet(), isolated=False)
+
+
+def test_leaks_and_labels_that_only_test_has_are_warned_of(reviews: Path, tmp_path: Path) -> None:
+    first = reviews.read_text().splitlines()[1].split(",")[0]
+    (tmp_path / "test.csv").write_text(f"text,label\n{first},negative\nso so,a mixed one\n")
+    task = {"name": "a", "source": str(reviews), "test": str(tmp_path / "test.csv")}
+    plan = make_plan({"data": [task], "systems": ["tfidf"]})
+    (record,) = run_study(plan, tmp_path / "study", console=quiet(), isolated=False)
+    assert record["status"] == "done"
+    assert any("in both" in said and "test" in said for said in record["warnings"])
+    assert "label 'a mixed one' is in test and not in train" in record["warnings"]
+    assert record["labels"] == ["a mixed one", "negative", "positive"]
+    assert record["test"]["accuracy"] <= 0.5
+
+
+def test_a_transfer_with_other_labels_is_told_before_anything_runs(reviews: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("text,label\nfine,good\n")
+    elsewhere = [{"name": "b", "source": str(tmp_path / "other.csv")}]
+    plan = make_plan({"data": [{"name": "a", "source": str(reviews), "transfer": elsewhere}], "systems": ["tfidf"]})
+    with pytest.raises(DataError, match="good"):
+        run_study(plan, tmp_path / "study", console=quiet(), isolated=False)
 
 
 def test_many_labels_a_text_are_refused(tmp_path: Path) -> None:

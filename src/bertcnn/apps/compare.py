@@ -1,5 +1,6 @@
 """The commands that compare systems: ``compare`` runs a study, ``report`` draws it again."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -18,6 +19,8 @@ out = Console()
 err = Console(stderr=True)
 
 INTERRUPTED = 130
+_OF_A_SOURCE = (None, "", "", "text", "label", "", "utf-8", "")
+"""What the flags are that a study in a file does not take, where they are not given."""
 
 
 def compare(
@@ -41,8 +44,11 @@ def compare(
     text: Annotated[str, typer.Option(help="Column with the texts.")] = "text",
     label: Annotated[str, typer.Option(help="Column with the labels.")] = "label",
     tag: Annotated[str, typer.Option(help="Column with kinds of texts, to report on.")] = "",
+    encoding: Annotated[str, typer.Option(help="Of csv, tsv and jsonl files.")] = "utf-8",
+    delimiter: Annotated[str, typer.Option(help="Between csv columns; empty: a comma, and a tab for .tsv.")] = "",
     setting: Annotated[
-        Optional[list[str]], typer.Option("--set", help="NAME=VALUE: a setting of all networks, such as encoder.")
+        Optional[list[str]],
+        typer.Option("--set", help="NAME=VALUE: a setting of all networks, such as encoder, epochs, batch_size."),
     ] = None,
 ) -> None:
     """Compare a ladder of systems on one data set, or many, and answer which is better, with its uncertainty.
@@ -61,6 +67,7 @@ def compare(
     if source is not None:
         tag = tag or ("tag" if source == "builtin:reviews" else "")
         data = {"source": source, "dev": dev, "test": test, "text": text, "label": label, "tag": tag}
+        data |= {"encoding": encoding, "delimiter": delimiter}
         values["data"] = [{"name": _name_of(source), **data, "folds": folds or 0}]
     given = {
         "seeds": seeds,
@@ -72,6 +79,10 @@ def compare(
     values |= {name: value for name, value in given.items() if value is not None}
     if (source is None) == (config is None):
         raise SettingsError("Give a SOURCE of labelled texts, or --config FILE with a study.")
+    if config is not None and (folds, dev, test, text, label, tag, encoding, delimiter) != _OF_A_SOURCE:
+        raise SettingsError(
+            "--dev, --test, --folds, --text, --label, --tag, --encoding and --delimiter go with a SOURCE."
+        )
     plan = _plan(values, config, setting or [])
     _run(plan, output)
 
@@ -138,7 +149,9 @@ def _say_verdict(found: "Report", folder: Path) -> None:
     out.print(f"\nThe report is [bold]{escape(str(folder / 'report.html'))}[/].", highlight=False, soft_wrap=True)
     if (folder / "model").is_dir():
         out.print(
-            f"The best on dev is saved in [bold]{escape(str(folder / 'model'))}[/].", highlight=False, soft_wrap=True
+            f"The best network on dev is saved in [bold]{escape(str(folder / 'model'))}[/].",
+            highlight=False,
+            soft_wrap=True,
         )
 
 
@@ -161,7 +174,7 @@ def _name_of(source: str) -> str:
     stem = Path(name).stem
     if stem in {"all", "train", "data"} and Path(name).parent.name:
         stem = Path(name).parent.name
-    return "".join(c if c.isalnum() or c in "._" else "-" for c in stem).strip("-").replace("--", "-") or "data"
+    return re.sub(r"[^\w.]+|-+", "-", stem).strip("-") or "data"
 
 
 def _numbers(text: str) -> list[float]:

@@ -30,6 +30,9 @@ CACHE_BYTES = 20_000_000_000
 MAX_TOKENS = {"cpu": 1024, "cuda": 65_536}
 """Padded pieces of a batch. On a CPU a batch that leaves the cache costs more than it saves."""
 
+ENTRY_FORMAT = b"2"
+"""Of what an entry of the cache holds; those of another are not found."""
+
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
@@ -90,8 +93,7 @@ class States:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Open what :func:`write_states` wrote."""
-        seconds = folder / "seconds.txt"
-        took = float(seconds.read_text("utf-8")) if seconds.is_file() else 0.0
+        took = float((folder / "seconds.txt").read_text("utf-8"))
         return cls(np.load(folder / "states.npy", mmap_mode="r"), np.load(folder / "starts.npy"), took)
 
 
@@ -169,6 +171,7 @@ def cached_states(
         digest.update(name.encode())
         digest.update(weights.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     config = model.config
+    digest.update(ENTRY_FORMAT)
     digest.update(repr((config.states, config.windowing, str(config.encoder.model_type), model.dtype)).encode())
     digest.update(pieces.ids.tobytes() + pieces.starts.tobytes())
     folder = cache / digest.hexdigest()[:32]

@@ -12,8 +12,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from bertcnn.errors import DataError, StudyError
 from bertcnn.settings import DataSettings
 from bertcnn.study.plan import Run, Task, Transfer, find_source
-from bertcnn.text.dataset import Examples, as_examples, load_rows, normal_form, stratified_rows
-from bertcnn.text.files import Row
+from bertcnn.text.dataset import Examples, Splits, as_examples, find_leaks, load_rows, normal_form, stratified_rows
+from bertcnn.text.files import Row, check_column
 
 DEV_FRACTION = 0.1
 
@@ -91,6 +91,7 @@ class Division:
         test: Sealed.
         pool: Texts, without labels, whose encoder states other runs share.
         fingerprint: sha256 over all texts and labels, to tell that two runs had the same.
+        leaks: Texts that are in two splits, counted by which.
     """
 
     train: Examples
@@ -98,6 +99,7 @@ class Division:
     test: Sealed
     pool: list[str]
     fingerprint: str
+    leaks: dict[str, int]
 
 
 def read_table(task: Task) -> Table:
@@ -111,12 +113,15 @@ def read_table(task: Task) -> Table:
         raise DataError(f"{task.source} has no split 'train'. Its splits: {', '.join(parts)}.")
     for split, source in (("dev", task.dev), ("test", task.test)):
         if source:
-            found = _rows(Transfer(name=split, source=source, where=task.where, text=task.text, label=task.label))
+            columns = {"text": task.text, "label": task.label, "encoding": task.encoding, "delimiter": task.delimiter}
+            found = _rows(Transfer(name=split, source=source, where=task.where, **columns))
             parts[split] = found.get(split) or found.get("train") or next(iter(found.values()))
     if task.folds or task.fold_column:
         parts = {"train": [row for rows in parts.values() for row in rows]}
     examples = {name: _examples(rows, f"{task.name} ({name})", task) for name, rows in parts.items()}
     tested = "test" if "test" in parts else "train"
+    if task.tag:
+        check_column(parts[tested][0], task.tag, "--tag", task.source, delimiter=task.delimiter)
     return Table(task, examples["train"], examples.get("dev"), examples.get("test"), examples[tested], parts[tested])
 
 
@@ -151,9 +156,10 @@ def divide(table: Table, run: Run) -> Division:
         train = train.pick((i for i in range(len(train)) if i not in kept), "train")
     if not len(dev) or not len(test):
         raise DataError(f"{table.task.name}: {len(table.train)} texts are too few to divide.")
-    fingerprint = _fingerprint((train, dev, test))
+    fingerprint = fingerprint_of((train, dev, test))
+    leaks = find_leaks(Splits(train, dev, test))
     train = train.pick(nested_rows(train, run.fraction, seed=run.seed), f"{run.fraction:.0%}")
-    return Division(train, dev, Sealed(test, ids), pool, fingerprint)
+    return Division(train, dev, Sealed(test, ids), pool, fingerprint, leaks)
 
 
 def nested_rows(examples: Examples, fraction: float, *, seed: int) -> list[int]:
@@ -189,7 +195,7 @@ def _test_rows(table: Table, run: Run) -> list[int]:
 
 
 def _rows(source: Task | Transfer) -> dict[str, list[Row]]:
-    settings = DataSettings(text=source.text, label=source.label)
+    settings = _columns(source)
     parts = load_rows(find_source(source.source), settings)
     kept = {
         split: [row for row in rows if all(str(row.get(c)) == v for c, v in source.where.items())]
@@ -200,17 +206,22 @@ def _rows(source: Task | Transfer) -> dict[str, list[Row]]:
     return kept
 
 
+def _columns(source: Task | Transfer) -> DataSettings:
+    return DataSettings(text=source.text, label=source.label, encoding=source.encoding, delimiter=source.delimiter)
+
+
 def _examples(rows: Sequence[Row], name: str, source: Task | Transfer) -> Examples:
-    examples = as_examples(rows, name, DataSettings(text=source.text, label=source.label))
+    examples = as_examples(rows, name, _columns(source))
     if any(not isinstance(label, str) for label in examples.labels):
         raise DataError(f"{name}: texts have many labels; a comparison needs one label a text.")
     return examples
 
 
-def _fingerprint(parts: Iterable[Examples]) -> str:
+def fingerprint_of(parts: Iterable[Examples | None]) -> str:
+    """Return a hash of all texts and labels, in their order."""
     digest = hashlib.sha256()
     for part in parts:
-        for text, label in zip(part.texts, part.labels, strict=True):
+        for text, label in zip(part.texts, part.labels, strict=True) if part else ():
             digest.update(f"{text!r}\t{label!r}\n".encode())
         digest.update(b"\0")
     return digest.hexdigest()

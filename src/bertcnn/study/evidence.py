@@ -112,6 +112,13 @@ class Study:
         runs = self.plan.runs() if self.plan else ()
         return Counter(run.system for run in runs if run.data == data and run.fraction == FULL)
 
+    @property
+    def missing(self) -> int:
+        """How many runs of the plan have no line yet."""
+        there = {run.key for run in self.runs}
+        planned = self.plan.runs() if self.plan else ()
+        return sum((r.data, r.system, r.seed, r.fold, float(r.fraction)) not in there for r in planned)
+
     def of(self, data: str, system: str | None = None, *, fraction: float | None = FULL) -> list[Run]:
         """Return the runs on a data set, of one system or of all, at one fraction or (None) at all."""
         return [
@@ -155,6 +162,12 @@ class Study:
             self.notes.append(f"{path.name} has arrays of different lengths; its run is left out.")
             return None
         return Pooled(Outcomes(example, np.full_like(example, run.seed), truth, answers), probabilities)
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """Return the runs of ``results.jsonl``, the newest of each key; a folder without one has none."""
+    lines = _lines(folder / "results.jsonl")
+    return list({run.key: run for line in lines if (run := _run(line)) is not None}.values())
 
 
 def read_study(folder: Path) -> Study:

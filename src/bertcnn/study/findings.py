@@ -145,7 +145,6 @@ def find(study: Study) -> Report:
     data = tuple(_data_set(study, name, ladder, examples[name], verdict) for name in names)
     questions = dict.fromkeys(one.question for one in verdict)
     groups = {q: [one for one in verdict if one.question == q] for q in questions}
-    rows = [row for one in data for row in one.rows]
     warned = Counter(str(text) for run in study.runs for text in run.line.get("warnings") or ())
     return Report(
         title=f"{study.folder.resolve().name}: systems compared",
@@ -157,7 +156,7 @@ def find(study: Study) -> Report:
         counts={
             "done": sum(run.done for run in study.runs),
             "failed": sum(not run.done for run in study.runs),
-            "missing": sum(max(row.expected - row.runs - len(row.failures), 0) for row in rows),
+            "missing": study.missing,
             "broken": study.broken,
         },
         warnings=dict(warned.most_common()),
@@ -180,14 +179,19 @@ def _verdict(study: Study, names: Iterable[str], examples: Mapping[str, Mapping[
                 score = run.number("dev", "accuracy")
                 if run.done and score is not None and study.pooled(data, run.system) is not None:
                     dev[run.system][run.seed, run.fold] = score
-            pair = sides(question.left, question.right, dev)
+            pair = sides(question.left, question.right, dev, matched=question.matched)
             if pair is None:
                 continue
             left, right = (_outcomes(study, data, name) for name in pair)
             negated = [i for i, one in examples[data].items() if one.slices.get("negation", "").lower() in _YES]
             part = part_of(left, right, negated)
-            found.append(answer(question.name, question.asks, data, pair, found=compare(left, right), negation=part))
-    return judge(found, {question.name: question.adds for question in QUESTIONS})
+            try:
+                compared = compare(left, right)
+            except StudyError as error:
+                study.notes.append(f"{data}, {question.name}: {error}")
+                continue
+            found.append(answer(question.name, question.asks, data, pair, found=compared, negation=part))
+    return judge(found, {q.name: q.adds for q in QUESTIONS}, {q.name: q.margin for q in QUESTIONS})
 
 
 _YES = ("yes", "true", "1")

@@ -6,6 +6,7 @@ A TOML file has a table ``[study]``, one ``[[data]]`` a data set, optionally ``[
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,7 @@ class Transfer:
             of ``BERTCNN_DATA`` too.
         where: Keep only rows in which these columns have these values.
         text, label: Columns.
+        encoding, delimiter: Of csv, tsv and jsonl files, as in :class:`~bertcnn.settings.DataSettings`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -37,6 +39,8 @@ class Transfer:
     where: dict[str, str] = field(default_factory=dict)
     text: str = "text"
     label: str = "label"
+    encoding: str = "utf-8"
+    delimiter: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ class Task:
 
     Attributes:
         name: Unique in the study.
-        source, where, text, label: As in :class:`Transfer`.
+        source, where, text, label, encoding, delimiter: As in :class:`Transfer`.
         dev, test: Sources to choose on and to test on. Where there is none, dev is a tenth of the
             rest, and test is what ``folds`` or ``test_fraction`` say.
         folds: Divide into so many folds, each being the test once; 0: none.
@@ -62,6 +66,8 @@ class Task:
     where: dict[str, str] = field(default_factory=dict)
     text: str = "text"
     label: str = "label"
+    encoding: str = "utf-8"
+    delimiter: str = ""
     dev: str = ""
     test: str = ""
     folds: int = 0
@@ -85,7 +91,7 @@ class Plan:
         fractions: Shares of the training texts, for learning curves.
         tune: Settings to try on dev for each system; 1: its defaults.
         vectors: File of word vectors for ``cnn-static`` and ``cnn-tuned``.
-        model, training: Settings of all networks, over the defaults and under a system's own.
+        model, training: Settings of all networks, over a system's own; not what its name decides.
         settings: Of one system, by its name.
     """
 
@@ -100,13 +106,17 @@ class Plan:
     training: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    def given(self, system: str = "") -> dict[str, Any]:
+        """Return what the plan says of all networks, and of one system."""
+        return {**self.model, **self.training, **self.settings.get(system, {})}
+
     def task(self, name: str) -> Task:
         """Return a data set by name."""
         return next(task for task in self.data if task.name == name)
 
     def runs(self) -> Iterator["Run"]:
         """Return every run, the first seed of all data sets first."""
-        for seed in range(max(task.seeds or self.seeds for task in self.data)):
+        for seed in range(max((task.seeds or self.seeds for task in self.data), default=0)):
             for task in self.data:
                 if seed < (task.seeds or self.seeds):
                     yield from self._runs_of(task, seed)
@@ -170,7 +180,7 @@ def make_plan(values: dict[str, Any], *, where: str = "The study") -> Plan:
     faults = list(_faults(plan))
     if faults:
         raise SettingsError(f"{where}: " + "; ".join(faults))
-    change(Settings(), {**plan.model, **plan.training})  # says what is wrong
+    change(Settings(), plan.given())  # says what is wrong
     return plan
 
 
@@ -201,14 +211,23 @@ def _faults(plan: Plan) -> Iterator[str]:
     fractions = [f for task in plan.data for f in task.fractions] + list(plan.fractions)
     if any(not 0 < f <= 1 for f in fractions) or not plan.fractions:
         yield f"fractions are {fractions}, expected above 0, to 1"
+    if len(set(plan.systems)) < len(plan.systems):
+        yield "a system is named twice"
+    unused = set(plan.settings) - {run.system for run in plan.runs()}
+    if unused:
+        yield f"settings are given for {', '.join(sorted(unused))}, which no run has"
     for name, value in (("seeds", plan.seeds), ("tune", plan.tune)):
         if value < 1:
             yield f"{name} is {value}, expected at least 1"
 
 
 def _faults_of(task: Task) -> Iterator[str]:
-    if not task.name or "--" in task.name or "/" in task.name:
-        yield f"data set name {task.name!r}: expected letters, digits, single dashes"
+    if not re.fullmatch(r"[\w.]+(-[\w.]+)*", task.name):
+        yield f"data set name {task.name!r}: expected letters, digits, dots, single dashes"
+    if task.dev and task.folds:
+        yield f"data set {task.name!r}: dev is given, but in folds it would be tested too; leave it out"
+    if len(set(task.systems)) < len(task.systems):
+        yield f"data set {task.name!r}: a system is named twice"
     if sum(map(bool, (task.test, task.folds and not task.fold_column, task.fold_column))) > 1:
         yield f"data set {task.name!r}: expected one of test, folds and fold_column"
     if task.folds == 1 or task.folds < 0 or (task.fold_column and not task.folds):

@@ -1,6 +1,7 @@
 """One run of a study: a system chosen on dev, then shown the test split, then measured."""
 
 import importlib.metadata
+import math
 import os
 import platform
 import random
@@ -8,7 +9,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,13 @@ import numpy.typing as npt
 
 from bertcnn.errors import BertCNNError, DataError, StudyError
 from bertcnn.inference.metrics import SCORES, decide
-from bertcnn.settings import Settings, change
+from bertcnn.settings import Settings, all_settings, change
 from bertcnn.study.behaviour import applies_to, failures, load_cases
 from bertcnn.study.cost import measure
 from bertcnn.study.division import Division, divide, read_table, read_transfer
 from bertcnn.study.perturb import PERTURBATIONS, perturbed
 from bertcnn.study.plan import Plan, Run, find_source
-from bertcnn.study.systems import Classifier, System, Values, fit, network_settings, system
+from bertcnn.study.systems import FIXED, Classifier, System, Values, fit, network_settings, system
 from bertcnn.text.dataset import Examples
 
 SCHEMA = 1
@@ -55,9 +56,10 @@ class _Fitted:
 
     system: Classifier
     chosen: Values
-    trials: int
     seconds: float
     dev: dict[str, float]
+    score: float
+    trials: int = 1
 
 
 def _work(plan: Plan, run: Run, folder: Path) -> Record:
@@ -66,10 +68,11 @@ def _work(plan: Plan, run: Run, folder: Path) -> Record:
     fitted = _tune(plan, run, division)
     division.test.allow()
     test, ids = division.test.open()
-    labels = [str(label) for label in fitted.system.classes_]
     started = time.perf_counter()
     probabilities = np.asarray(fitted.system.predict_proba(test.texts))
     seconds = time.perf_counter() - started
+    known = [str(label) for label in fitted.system.classes_]
+    labels, probabilities = _with_unseen(known, probabilities, test)
     truth = _truth(test, labels)
     answers = decide(probabilities, many=False)
     _save_outcomes(
@@ -88,26 +91,36 @@ def _work(plan: Plan, run: Run, folder: Path) -> Record:
         "chosen": fitted.chosen,
         "dev": fitted.dev,
         "test": _scores(truth, probabilities),
-        "flips": _flips(fitted.system, test.texts, answers, run.seed) if run.fraction == 1 else None,
-        "behaviour": _behaviour(fitted.system, labels) if run.fraction == 1 else None,
-        "transfer": _transfer(plan, run, fitted.system, labels) if run.fraction == 1 else {},
+        "flips": _flips(fitted.system, test.texts, run.seed) if run.fraction == 1 else None,
+        "behaviour": _behaviour(fitted.system, known) if run.fraction == 1 else None,
+        "transfer": _transfer(plan, run, fitted.system, known) if run.fraction == 1 else {},
         "cost": asdict(cost),
         "progress": _curve(fitted.system),
         "settings": _all_settings(plan, run, fitted.chosen),
         "made": made_by(),
         "fingerprint": division.fingerprint,
-        "warnings": [] if trained is None else trained.warnings,
+        "warnings": [
+            *([] if trained is None else trained.warnings),
+            *(f"{count:,} texts are in both {pair}" for pair, count in division.leaks.items()),
+            *(f"label {name!r} is in test and not in train" for name in labels if name not in known),
+        ],
     }
 
 
 def _tune(plan: Plan, run: Run, division: Division) -> _Fitted:
     """Try ``plan.tune`` settings on dev, the ladder's own first; keep the best."""
     one, base = system(run.system), _base(plan)
-    own = plan.settings.get(run.system, {})
+    own = _own(plan, one)
+    # What the study sets is not to be tuned.
+    space = {name: choices for name, choices in one.space.items() if name not in own and len(choices) > 1}
     best: _Fitted | None = None
+    tried: dict[str, float] = {}
 
     def attempt(values: Values) -> float:
         nonlocal best
+        key = repr(sorted(values.items()))
+        if key in tried:
+            return tried[key]
         started = time.perf_counter()
         made = fit(
             one,
@@ -121,16 +134,13 @@ def _tune(plan: Plan, run: Run, division: Division) -> _Fitted:
         )
         seconds = time.perf_counter() - started
         labels = [str(label) for label in made.classes_]
-        truth = _truth(division.dev, labels)
-        dev = _scores(truth, np.asarray(made.predict_proba(division.dev.texts)))
+        dev = _scores(_truth(division.dev, labels), np.asarray(made.predict_proba(division.dev.texts)))
         # Accuracy is coarse on a small dev split; the log loss decides between equals.
-        score = dev["accuracy"] - 1e-3 * dev["log_loss"]
-        if best is None or score > best.dev["accuracy"] - 1e-3 * best.dev["log_loss"]:
-            best = _Fitted(made, values, plan.tune, seconds, dev)
-        return score
+        tried[key] = dev["accuracy"] - 1e-3 * dev["log_loss"]
+        if best is None or tried[key] > best.score:
+            best = _Fitted(made, values, seconds, dev, tried[key])
+        return tried[key]
 
-    # What the study sets for this system is not to be tuned.
-    space = {name: choices for name, choices in one.space.items() if name not in own and len(choices) > 1}
     if plan.tune == 1 or not space:
         attempt({})
     else:
@@ -139,18 +149,12 @@ def _tune(plan: Plan, run: Run, division: Division) -> _Fitted:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         search = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=run.seed))
         search.enqueue_trial(dict.fromkeys(space, 0))
-        search.optimize(
-            lambda trial: attempt(
-                {
-                    name: choices[trial.suggest_categorical(name, list(range(len(choices))))]
-                    for name, choices in space.items()
-                }
-            ),
-            n_trials=plan.tune,
-        )
-    if best is None:
-        raise StudyError("No setting could be tried.")
-    return best
+        while len(tried) < min(plan.tune, math.prod(map(len, space.values()))):
+            trial = search.ask()
+            picks = {name: trial.suggest_categorical(name, list(range(len(space[name])))) for name in space}
+            search.tell(trial, attempt({name: space[name][pick] for name, pick in picks.items()}))
+    assert best is not None
+    return replace(best, trials=len(tried))
 
 
 def _scores(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> dict[str, float]:
@@ -166,12 +170,22 @@ def _truth(examples: Examples, labels: Sequence[str]) -> npt.NDArray[np.int64]:
     return np.array([place[str(label)] for label in examples.labels], dtype=np.int64)
 
 
-def _flips(one: Classifier, texts: Sequence[str], answers: npt.NDArray[np.int64], seed: int) -> dict[str, float]:
+def _with_unseen(
+    known: list[str], probabilities: npt.NDArray[np.float64], test: Examples
+) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """Give labels that only the test split has a column of zeros: no system can be right there."""
+    labels = sorted({*known, *map(str, test.labels)})
+    full = np.zeros((len(probabilities), len(labels)))
+    full[:, [labels.index(name) for name in known]] = probabilities
+    return labels, full
+
+
+def _flips(one: Classifier, texts: Sequence[str], seed: int) -> dict[str, float]:
     """Return the share of answers that each perturbation changes, on some of the texts."""
-    rows = random.Random(seed).sample(range(len(texts)), min(PERTURBED_TEXTS, len(texts)))  # noqa: S311
-    picked = [texts[i] for i in rows]
+    picked = random.Random(seed).sample(list(texts), min(PERTURBED_TEXTS, len(texts)))  # noqa: S311
+    answers = np.asarray(one.predict_proba(picked)).argmax(axis=1)
     return {
-        name: float((one.predict_proba(perturbed(picked, name, seed=seed)).argmax(axis=1) != answers[rows]).mean())
+        name: float((one.predict_proba(perturbed(picked, name, seed=seed)).argmax(axis=1) != answers).mean())
         for name in PERTURBATIONS
     }
 
@@ -205,7 +219,7 @@ def _curve(one: Classifier) -> list[dict[str, float]]:
     if trained is None:
         return []
     curve: list[dict[str, float]] = []
-    epochs = seconds = 0.0
+    epochs, seconds = 0.0, trained.encoding_seconds
     stage = None
     for entry in trained.history:
         if "eval_accuracy" in entry:
@@ -223,7 +237,27 @@ def _curve(one: Classifier) -> list[dict[str, float]]:
 
 
 def _base(plan: Plan) -> Settings:
-    return change(Settings(), {**plan.model, **plan.training})
+    return change(Settings(), plan.given())
+
+
+def _own(plan: Plan, one: System) -> Values:
+    """Return what the plan says of a system: for a network also what it says of all; not its encoder.
+
+    Raises:
+        StudyError: It says what the system's name decides, or what the system does not know.
+    """
+    if one.settings is None:
+        own = dict(plan.settings.get(one.name, {}))
+        wrong = [name for name in own if name not in one.space]
+        known = ", ".join(one.space) or "none"
+    else:
+        own = {name: value for name, value in plan.given(one.name).items() if name != "encoder"}
+        homes = {name: section for section, setting in all_settings() for name in [setting.name]}
+        wrong = [name for name in own if name in FIXED or homes.get(name) == "data"]
+        known = "settings of the network and its training, but for " + ", ".join(FIXED)
+    if wrong:
+        raise StudyError(f"{one.name}: {', '.join(wrong)} cannot be set. Expected: {known}.")
+    return own
 
 
 def _vectors(plan: Plan) -> str:
@@ -232,7 +266,7 @@ def _vectors(plan: Plan) -> str:
 
 def _all_settings(plan: Plan, run: Run, chosen: Values) -> Values:
     one = system(run.system)
-    changes = {**plan.settings.get(run.system, {}), **chosen}
+    changes = {**_own(plan, one), **chosen}
     if one.settings is None:
         return {**{name: choices[0] for name, choices in one.space.items()}, **changes}
     settings = network_settings(one, _base(plan), changes, seed=run.seed, vectors=_vectors(plan))
@@ -241,26 +275,32 @@ def _all_settings(plan: Plan, run: Run, chosen: Values) -> Values:
 
 def check_system(one: System, plan: Plan) -> None:
     """Raise what can be known to be wrong before anything is trained."""
+    own = _own(plan, one)
     if one.settings is not None:
-        network_settings(one, _base(plan), plan.settings.get(one.name, {}), seed=0, vectors=_vectors(plan))
+        network_settings(one, _base(plan), own, seed=0, vectors=_vectors(plan))
 
 
 def made_by() -> Record:
     """Return what made a record: versions, machine, commit, when."""
+    from torch import get_num_threads
+
     return {
         "commit": _commit(),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS_OF},
         "python": platform.python_version(),
         "machine": _machine(),
-        "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
+        "threads": get_num_threads(),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
 def _commit() -> str | None:
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
+    here = Path(__file__)
+    tracked = ["git", "-C", str(here.parent), "ls-files", "--error-unmatch", here.name]
+    command = ["git", "-C", str(here.parent), "describe", "--always", "--dirty"]
     try:
+        if subprocess.run(tracked, capture_output=True, timeout=10, check=False).returncode:  # noqa: S603
+            return None  # installed; what repository lies around it says nothing
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -3,6 +3,7 @@
 Layout of the folder: docs/design/0005-study.md.
 """
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -16,14 +17,17 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bertcnn.errors import StudyError
-from bertcnn.study.division import Table, read_table
+from bertcnn.errors import DataError, StudyError
+from bertcnn.study.division import Table, fingerprint_of, read_table, read_transfer
+from bertcnn.study.evidence import read_runs
 from bertcnn.study.plan import Plan, Run, read_plan, write_plan
 from bertcnn.study.run import CANDIDATE, SCHEMA, Record, check_system, made_by, work
 from bertcnn.study.slices import slices_of
 from bertcnn.study.systems import system
+from bertcnn.text.dataset import Examples
 
 
 def run_study(plan: Plan, folder: Path, *, console: Console, isolated: bool = True) -> list[Record]:
@@ -43,15 +47,24 @@ def run_study(plan: Plan, folder: Path, *, console: Console, isolated: bool = Tr
     for name in {run.system for run in plan.runs()}:
         check_system(system(name), plan)
     tables = {task.name: read_table(task) for task in plan.data}
-    _claim(plan, folder)
+    for task in plan.data:
+        for transfer in task.transfer:
+            _check_labels(read_transfer(transfer), tables[task.name])
+    with _claimed(plan, folder, tables):
+        return _run_missing(plan, folder, tables, console, isolated)
+
+
+def _run_missing(plan: Plan, folder: Path, tables: dict[str, Table], console: Console, isolated: bool) -> list[Record]:
+    if (folder / "model.old").exists() and not (folder / "model").exists():
+        (folder / "model.old").rename(folder / "model")  # killed while one took the other's place
     for name, table in tables.items():
         _write_texts(folder / "texts" / f"{name}.jsonl", table)
-    done = read_results(folder)
-    there = {_key(record) for record in done if record["status"] == "done"}
+    there = {_key(record) for record in read_results(folder) if record["status"] == "done"}
     missing = [run for run in plan.runs() if run.key not in there]
     with _progress(console, len(missing)) as (say, advance):
         for run in missing:
             say(f"{run.data}  {run.system}  seed {run.seed}" + ("" if run.fold is None else f" fold {run.fold}"))
+            shutil.rmtree(folder / CANDIDATE, ignore_errors=True)
             record = (_in_process if isolated else work)(plan, run, folder)
             if record["status"] == "done":
                 _keep_winner(folder, run, record, read_results(folder))
@@ -66,17 +79,16 @@ def read_results(folder: Path) -> list[Record]:
 
     A line that was cut off by a kill is left out; its run counts as missing.
     """
-    file = folder / "results.jsonl"
-    if not file.is_file():
-        return []
-    records: dict[str, Record] = {}
-    for line in file.read_text("utf-8").splitlines():
-        try:
-            record = json.loads(line)
-            records[_key(record)] = record
-        except (ValueError, KeyError):
-            continue
-    return list(records.values())
+    return [run.line for run in read_runs(folder)]
+
+
+def _check_labels(examples: Examples, table: Table) -> None:
+    unknown = {str(label) for label in examples.labels} - {str(label) for label in table.train.labels}
+    if unknown:
+        raise DataError(
+            f"{examples.source} cannot be tested by what is trained on {table.task.name}: its labels "
+            f"{', '.join(sorted(unknown)[:5])} are not among those of {table.task.name}."
+        )
 
 
 def _key(record: Record) -> str:
@@ -85,11 +97,11 @@ def _key(record: Record) -> str:
 
 def _append(file: Path, record: Record) -> None:
     """Add a line, after a line that a kill may have cut off."""
-    text = json.dumps(record, ensure_ascii=False) + "\n"
+    text = json.dumps(record) + "\n"
     with file.open("a+b") as stream:
         if stream.tell() and _last_byte(file) != b"\n":
             text = "\n" + text
-        stream.write(text.encode("utf-8", "surrogatepass"))
+        stream.write(text.encode("ascii"))
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -112,31 +124,57 @@ def _write_texts(file: Path, table: Table) -> None:
     draft.rename(file)
 
 
-def _claim(plan: Plan, folder: Path) -> None:
-    """Make the folder, or check that the study in it is a part of this one."""
+@contextmanager
+def _claimed(plan: Plan, folder: Path, tables: dict[str, Table]) -> Iterator[None]:
+    """Make the folder, or check that the study in it is a part of this one; keep others out meanwhile."""
     note = folder / "plan.toml"
-    if note.is_file():
-        before = read_plan(note)
-        same = ("model", "training", "settings", "tune", "vectors")
-        changed = [name for name in same if getattr(before, name) != getattr(plan, name)]
-        mine = {task.name: task for task in plan.data}
-        dividing = ("source", "where", "text", "label", "dev", "test", "folds", "fold_column", "test_fraction")
-        changed += [
-            f"data set {task.name}"
-            for task in before.data
-            if task.name in mine and any(getattr(task, n) != getattr(mine[task.name], n) for n in dividing)
-        ]
-        if changed:
-            raise StudyError(
-                f"{folder} holds another study (other {', '.join(changed)}). Give another --output, or remove it."
-            )
-    elif folder.exists() and any(folder.iterdir()):
+    if not note.is_file() and folder.exists() and any(folder.iterdir()):
         raise StudyError(f"{folder} is there already and holds no study. Give another --output.")
+    if note.is_file():
+        _check_same(plan, read_plan(note), folder, tables)
     for part in ("texts", "outcomes"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    draft = folder / "plan.draft.toml"
-    write_plan(plan, draft)
-    draft.rename(note)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StudyError(
+                f"Another process is at work in {folder}. Wait for it, or give another --output."
+            ) from error
+        for name, table in tables.items():
+            _fingerprint_file(folder, name).write_text(_content(table), "utf-8")
+        draft = folder / "plan.draft.toml"
+        write_plan(plan, draft)
+        draft.rename(note)
+        yield
+
+
+def _check_same(plan: Plan, before: Plan, folder: Path, tables: dict[str, Table]) -> None:
+    same = ("model", "training", "tune", "vectors")
+    changed = [name for name in same if getattr(before, name) != getattr(plan, name)]
+    changed += [f"settings of {n}" for n, known in before.settings.items() if plan.settings.get(n, {}) != known]
+    mine = {task.name: task for task in plan.data}
+    free = {"systems", "seeds", "fractions"}  # there may be more of these
+    for task in before.data:
+        if task.name in mine:
+            one, other = ({k: v for k, v in vars(t).items() if k not in free} for t in (task, mine[task.name]))
+            file = _fingerprint_file(folder, task.name)
+            if one != other:
+                changed.append(f"data set {task.name}")
+            elif file.is_file() and file.read_text("utf-8") != _content(tables[task.name]):
+                changed.append(f"texts or labels in {task.name}")
+    if changed:
+        raise StudyError(
+            f"{folder} holds another study (other {', '.join(changed)}). Give another --output, or remove it."
+        )
+
+
+def _fingerprint_file(folder: Path, data: str) -> Path:
+    return folder / "texts" / f"{data}.sha256"
+
+
+def _content(table: Table) -> str:
+    return fingerprint_of((table.train, table.dev, table.test)) + "\n"
 
 
 def _keep_winner(folder: Path, run: Run, record: Record, before: Sequence[Record]) -> None:
@@ -144,10 +182,15 @@ def _keep_winner(folder: Path, run: Run, record: Record, before: Sequence[Record
     candidate = folder / CANDIDATE
     if not candidate.is_dir():
         return
-    rivals = [r["dev"]["accuracy"] for r in before if r["status"] == "done" and r["data"] == run.data and r["progress"]]
+    rivals = [
+        r["dev"]["accuracy"]
+        for r in before
+        if r["status"] == "done" and r["data"] == run.data and r["progress"] and r["fraction"] == 1
+    ]
     first_data = not before or before[0]["data"] == run.data
     if first_data and run.fraction == 1 and record["dev"]["accuracy"] > max(rivals, default=-1.0):
         old = folder / "model.old"
+        shutil.rmtree(old, ignore_errors=True)
         if (folder / "model").exists():
             (folder / "model").rename(old)
         candidate.rename(folder / "model")
@@ -204,7 +247,7 @@ def _progress(console: Console, runs: int) -> Iterator[tuple[Callable[[str], Non
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         console=console,
         transient=True,
         disable=not console.is_terminal,
@@ -218,7 +261,8 @@ def _progress(console: Console, runs: int) -> Iterator[tuple[Callable[[str], Non
             part = "" if record["fraction"] == 1 else f" {record['fraction']:.0%}"
             name = f"{record['data']}  {record['system']:<24} seed {record['seed']}{fold}{part}"
             if record["status"] == "failed":
-                console.print(f"[red]failed[/] {name}: {record['error']}", highlight=False, soft_wrap=True)
+                said = escape(f"{name}: {record['error']}")
+                console.print(f"[red]failed[/] {said}", highlight=False, soft_wrap=True)
             else:
                 seconds = record["cost"]["train_seconds"]
                 console.print(f"{name}  dev {record['dev']['accuracy']:.3f}  {seconds:6.1f} s", highlight=False)

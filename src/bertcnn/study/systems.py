@@ -46,6 +46,7 @@ class System:
         group: For the report.
         settings: Of the network; None: it is not one of ours.
         space: What may be tuned, and among which values; the first is the default.
+        depth: Layers of its encoder: a number, ``half``, ``all``, or ``mix``; empty where it has none.
     """
 
     name: str
@@ -53,17 +54,21 @@ class System:
     group: str
     settings: Values | None = None
     space: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    depth: str = ""
 
 
 @dataclass(frozen=True)
 class Question:
-    """Who is compared with whom. On each side, dev picks among those that are there.
+    """Who is compared with whom. Where there are several candidates, dev picks.
 
     Attributes:
         name: Short, for tables.
         asks: In a sentence.
         adds: What the left side has and the right side has not, to say it in a sentence.
         left, right: Names of systems.
+        matched: The first of ``left`` is compared with the first of ``right`` and so on, for they
+            differ in what is asked and in nothing else. Else any with any: the best with the best.
+        margin: Where "at least as good" is asked: as much worse, in shares of 1, still counts as that.
     """
 
     name: str
@@ -71,6 +76,8 @@ class Question:
     adds: str
     left: tuple[str, ...]
     right: tuple[str, ...]
+    matched: bool = False
+    margin: float | None = None
 
 
 _HEAD = {
@@ -136,8 +143,14 @@ _LADDER: dict[str, tuple[str, str, Values | None, dict[str, tuple[Any, ...]]]] =
 }
 
 DEFAULTS = (
-    *("majority", "tfidf", "cnn-random", "cnn-static", "cnn-tuned", "cnn-pieces", "bert-mean-frozen"),
-    *("bert-cnn-frozen@half", "bert-cnn-frozen@all", "bert-cnn-frozen@mix"),
+    *("majority", "tfidf", "cnn-random", "cnn-static", "cnn-tuned", "cnn-pieces"),
+    *(
+        "bert-mean-frozen@half",
+        "bert-mean-frozen@all",
+        "bert-cnn-frozen@half",
+        "bert-cnn-frozen@all",
+        "bert-cnn-frozen@mix",
+    ),
     *("bert-cls@half", "bert-cls@all", "bert-mean@half", "bert-mean@all"),
     *("bert-cnn@half", "bert-cnn@all", "bert-cnn-lpft@half"),
 )
@@ -151,47 +164,67 @@ _ALONE = ("cnn-tuned", "cnn-static", "cnn-random", "cnn-pieces")
 QUESTIONS = (
     Question("BERT", "What does incorporating BERT add to a CNN?", "BERT", (*_CUT, *_WHOLE, *_FROZEN_CNN), _ALONE),
     Question(
-        "context", "What does context alone add, vectors and CNN being equal?", "context", _FROZEN_CNN, ("cnn-pieces",)
+        "context",
+        "What does context add to the CNN over BERT's own input vectors?",
+        "context",
+        _FROZEN_CNN,
+        ("cnn-pieces",) * len(_FROZEN_CNN),
+        matched=True,
     ),
     Question(
         "the convolution, whole BERT",
         "What does the convolution add to a whole fine-tuned BERT with a linear head?",
         "the convolution",
-        _WHOLE,
+        ("bert-cnn@all", "bert-cnn@all"),
         ("bert-mean@all", "bert-cls@all"),
+        matched=True,
     ),
     Question(
         "the convolution, cut BERT",
-        "What does the convolution add to a fine-tuned BERT cut to its lower layers?",
+        "What does the convolution add to a fine-tuned BERT cut to its lower half?",
         "the convolution",
-        _CUT,
+        ("bert-cnn@half", "bert-cnn@half"),
         ("bert-mean@half", "bert-cls@half"),
+        matched=True,
+    ),
+    Question(
+        "the convolution, frozen BERT",
+        "What does the convolution add to a frozen BERT, against the mean of the same states?",
+        "the convolution",
+        ("bert-cnn-frozen@half", "bert-cnn-frozen@all"),
+        ("bert-mean-frozen@half", "bert-mean-frozen@all"),
+        matched=True,
     ),
     Question(
         "cut with CNN against whole with linear",
-        "Is half of BERT with a CNN at least as accurate as the whole of it with a linear head?",
+        "Is a BERT cut to its lower layers, with a CNN, at least as accurate as the whole of it with a linear head?",
         "cutting BERT and putting a CNN on it",
         _CUT,
         ("bert-mean@all", "bert-cls@all"),
+        margin=0.01,
     ),
     Question(
-        "the convolution, frozen",
-        "What does the convolution add to a frozen BERT, against the mean of its states?",
-        "the convolution",
-        _FROZEN_CNN,
-        ("bert-mean-frozen",),
+        "fine-tuning",
+        "What does training the encoder add?",
+        "training the encoder",
+        ("bert-cnn@half", "bert-cnn@all", "bert-cnn-lpft@half"),
+        ("bert-cnn-frozen@half", "bert-cnn-frozen@all", "bert-cnn-frozen@half"),
+        matched=True,
     ),
-    Question("fine-tuning", "What does training the encoder add?", "training the encoder", _CUT, _FROZEN_CNN),
     Question(
         "the head first",
         "What does training the head first add to fine-tuning?",
         "training the head first",
         ("bert-cnn-lpft@half",),
         ("bert-cnn@half",),
+        matched=True,
     ),
     Question("words", "What does BERT with a CNN add to word counts?", "BERT with a CNN", (*_CUT, *_WHOLE), ("tfidf",)),
 )
 """Written down before anything is run; the report answers those for which both sides are there."""
+
+FIXED = ("depth", "states", "features", "method", "seed", "report_to")
+"""Settings that a system's name decides, or the study."""
 
 
 def ladder_place(name: str) -> tuple[int, str]:
@@ -212,20 +245,29 @@ def system(name: str) -> System:
     if base not in _LADDER:
         raise StudyError(f"Unknown system {name!r}. Known: {', '.join(_LADDER)}.{nearest(base, _LADDER)}")
     about, group, settings, space = _LADDER[base]
-    takes_depth = settings is not None and group.endswith("BERT")
+    takes_depth = group.endswith("BERT")
+    if takes_depth and not depth:
+        raise StudyError(f"System {name!r} does not say how deep the encoder is: {base}@half, {base}@all, {base}@4.")
     if depth and not (takes_depth and (depth in {"half", "all", "mix"} or depth.isdigit())):
-        can = "half, all, mix, or a number" if takes_depth else "none"
-        raise StudyError(f"System {name!r} has the depth {depth!r}, expected: {can}.")
-    if settings is None:
-        return System(name, about, group, None, space)
+        raise StudyError(
+            f"System {name!r} has the depth {depth!r}, expected "
+            + ("half, all, mix, or a number." if takes_depth else "none.")
+        )
     if takes_depth:
-        depth = depth or "all"
         extra: Values = {"depth": "all", "states": "mix"} if depth == "mix" else {"depth": depth}
         said = {"half": "its lower half", "all": "all layers", "mix": "a learned mix of all layers"}
         about = f"{about}; {said.get(depth, f'{depth} layers')}"
+        if settings is None:
+            if depth == "mix":
+                raise StudyError(
+                    f"System {name!r}: logistic regression learns no mix of layers. Say half, all, a number."
+                )
+            return System(name, about, group, None, space, depth)
         settings = {**settings, **extra}
+    if settings is None:
+        return System(name, about, group, None, space)
     # The first value of the space is the default, so that trial 1 is the ladder's own setting.
-    return System(name, about, group, {**{k: v[0] for k, v in space.items()}, **settings}, space)
+    return System(name, about, group, {**{k: v[0] for k, v in space.items()}, **settings}, space, depth)
 
 
 def network_settings(one: System, base: Settings, changes: Values, *, seed: int, vectors: str) -> Settings:
@@ -286,10 +328,10 @@ def fit(
         network = BertCNNClassifier(**{name: value for name, value in given.items() if name in KNOWN})
         return cast(Classifier, network.fit(train.texts, train.labels, dev=(dev.texts, dev.labels), also_encode=pool))
     values = {**{name: choices[0] for name, choices in one.space.items()}, **changes}
-    return cast(Classifier, _plain(one, values, base, seed).fit(train.texts, train.labels))
+    return cast(Classifier, _plain(one, values, base, seed, pool).fit(train.texts, train.labels))
 
 
-def _plain(one: System, values: Values, base: Settings, seed: int) -> Any:
+def _plain(one: System, values: Values, base: Settings, seed: int, pool: Sequence[str]) -> Any:
     """Return a system that is not a network of ours."""
     if one.name == "majority":
         return DummyClassifier(strategy="prior")
@@ -303,7 +345,7 @@ def _plain(one: System, values: Values, base: Settings, seed: int) -> Any:
         )
         return make_pipeline(words, regression)
     # Not scaled: some states hardly vary, and scaling them turns the cache's rounding into noise.
-    return make_pipeline(MeanStates(base), regression)
+    return make_pipeline(MeanStates(base, one.depth, pool), regression)
 
 
 class MeanStates(TransformerMixin, BaseEstimator):
@@ -311,17 +353,23 @@ class MeanStates(TransformerMixin, BaseEstimator):
 
     Args:
         base: Names the encoder and the cache.
+        depth: Layers to run, from below.
+        pool: Texts whose states are kept in the same cache entry.
     """
 
-    def __init__(self, base: Settings) -> None:
+    def __init__(self, base: Settings, depth: str = "all", pool: Sequence[str] = ()) -> None:
         self.base = base
+        self.depth = depth
+        self.pool = pool
 
     def fit(self, X: Sequence[str], y: Any = None) -> Self:  # noqa: ARG002, N803  # scikit-learn's names
         """Load the encoder."""
         from bertcnn.network.states import load_for_embedding
 
-        model = self.base.model
-        self.model_, self.tokenizer_ = load_for_embedding(model.encoder, "all", "last", model.max_length, model.overlap)
+        model = change(self.base, {"depth": self.depth}).model
+        self.model_, self.tokenizer_ = load_for_embedding(
+            model.encoder, model.depth, "last", model.max_length, model.overlap
+        )
         return self
 
     def fit_transform(self, X: Sequence[str], y: Any = None, **_: Any) -> npt.NDArray[np.float32]:  # noqa: N803
@@ -330,12 +378,12 @@ class MeanStates(TransformerMixin, BaseEstimator):
 
         self.fit(X, y)
         started = perf_counter()
-        texts = sorted(set(X))
-        states = cached_states(
-            self.model_, self.tokenizer_, self.tokenizer_(texts), cache_folder(self.base.training.cache)
-        )
-        self.cached_seconds_ = states.seconds - (perf_counter() - started)
+        texts = sorted({*X, *self.pool})
+        pieces = self.tokenizer_(texts)
+        states = cached_states(self.model_, self.tokenizer_, pieces, cache_folder(self.base.training.cache))
         place = {text: i for i, text in enumerate(texts)}
+        share = pieces.lengths[[place[text] for text in set(X)]].sum() / max(1, len(pieces.ids))
+        self.cached_seconds_ = share * states.seconds - (perf_counter() - started)
         return np.stack([_mean(states[place[text]]) for text in X])
 
     def transform(self, X: Sequence[str]) -> npt.NDArray[np.float32]:  # noqa: N803  # scikit-learn's name

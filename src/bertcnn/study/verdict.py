@@ -6,6 +6,7 @@ are elsewhere; all here are pure functions.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -76,32 +77,31 @@ class Answer:
     sentence: str = ""
 
 
-def sides(left: Sequence[str], right: Sequence[str], dev: DevScores) -> tuple[str, str] | None:
+def sides(
+    left: Sequence[str], right: Sequence[str], dev: DevScores, *, matched: bool = False
+) -> tuple[str, str] | None:
     """Pick on dev which system stands for each side of a question.
 
-    A system's score is its mean over those of its runs that the other side has too (some
-    candidate of it), so that no side is judged on easier seeds or folds.
+    Only pairs with the most runs in common are in question, so that no system is judged on a few
+    easy folds; of these, the pair with the best mean on those runs.
 
     Args:
         left: Candidates; those without a run do not count.
         right: Candidates of the other side.
         dev: Accuracy on dev by system and (seed, fold).
+        matched: The candidates are pairs already, one beside the other.
 
     Returns:
         The two systems, or None where a side has none or they share no run.
     """
-    shared = {key for name in left for key in dev.get(name, ())} & {key for name in right for key in dev.get(name, ())}
-
-    def best(candidates: Sequence[str]) -> str | None:
-        means = {
-            name: float(np.mean(scores))
-            for name in candidates
-            if (scores := [score for key, score in dev.get(name, {}).items() if key in shared])
-        }
-        return max(means, key=means.__getitem__, default=None)  # the first of equals
-
-    one, other = best(left), best(right)
-    return None if one is None or other is None or one == other else (one, other)
+    pairs = zip(left, right, strict=True) if matched else product(left, right)
+    scores: dict[tuple[str, str], tuple[int, float]] = {}
+    for one, other in pairs:
+        shared = dev.get(one, {}).keys() & dev.get(other, {}).keys()
+        if shared and one != other:
+            mean = float(np.mean([dev[one][key] + dev[other][key] for key in shared]))
+            scores[one, other] = (len(shared), round(mean, 12))
+    return max(scores, key=scores.__getitem__, default=None)  # the first of equals
 
 
 def part_of(a: Outcomes, b: Outcomes, examples: Iterable[int]) -> Part | None:
@@ -143,18 +143,23 @@ def answer(
     )
 
 
-def judge(answers: Sequence[Answer], adds: Mapping[str, str]) -> tuple[Answer, ...]:
+def judge(
+    answers: Sequence[Answer], adds: Mapping[str, str], margins: Mapping[str, float | None] | None = None
+) -> tuple[Answer, ...]:
     """Correct the p-values over the whole family, and say what is shown.
 
     Args:
         answers: All of the study, from :func:`answer`.
         adds: By question, what its left side has and its right side has not; it becomes the
             subject of the sentence. Without, the left system is.
+        margins: By question, how much worse still counts as "at least as good".
     """
     judged = []
     for one, adjusted in zip(answers, holm([one.p_value for one in answers]), strict=True):
         known = replace(one, adjusted=adjusted, shown=adjusted < LEVEL)
-        judged.append(replace(known, sentence=sentence(known, adds.get(one.question, one.left))))
+        margin = (margins or {}).get(one.question)
+        said = sentence(known, adds.get(one.question, one.left))
+        judged.append(replace(known, sentence=said + ("" if margin is None else _no_worse(known, margin))))
     return tuple(judged)
 
 
@@ -171,7 +176,7 @@ def sentence(found: Answer, who: str) -> str:
         said = f"{who} adds {_points(value)} points [{_points(low)}, {_points(high)}]"
     else:
         said = f"{who} costs {_points(-value)} points [{_points(-high)}, {_points(-low)}]"
-    seeds = f", {found.seeds} seeds" if found.seeds > 1 else ""
+    seeds = f", {found.seeds} seeds" if found.seeds > 1 else ", one seed"
     tested = f"{found.texts:,} texts{seeds}, {found.test}, {chance(found.adjusted)} after Holm"
     how = f"({found.left} against {found.right}, {tested})"
     if found.shown:
@@ -216,7 +221,18 @@ def _why_not(found: Answer) -> str:
     if found.p_value < LEVEL:
         return f"; {chance(found.p_value)} as the only question"
     smallest = 100 * found.smallest
-    return f"; this data would have shown {smallest:.1f} points" if 0 < smallest < 100 else ""
+    if not 0 < smallest < 100:
+        return ""
+    return f"; as the only question, {smallest:.1f} points would have been shown four times in five"
+
+
+def _no_worse(found: Answer, margin: float) -> str:
+    """Say whether the interval excludes that the left side is worse by more than a margin."""
+    most = f"{100 * margin:g} point" + ("" if margin == 0.01 else "s")
+    if found.difference.low > -margin:
+        return f" That it is at most {most} worse is shown by the interval."
+    worst = _points(-100 * found.difference.low)
+    return f" That it is at most {most} worse is not shown: by the interval it may cost {worst} points."
 
 
 def _points(value: float) -> str:

@@ -84,6 +84,8 @@ def model_card(trained: Trained) -> str:
     """Return the README of a model folder, with the front matter the Hugging Face hub reads."""
     config, settings = trained.predictor.model.config, trained.settings
     encoder = f"{settings.model.encoder}, {config.num_hidden_layers} layers"
+    widths = f"widths {', '.join(map(str, config.kernel_sizes))} x {config.num_filters} filters"
+    head = f"A convolution ({widths})" if config.features == "windows" else f"A linear layer on the {config.features}"
     rows = [_score_row("dev", trained.dev)]
     if trained.test is not None:
         rows.append(_score_row("test", trained.test))
@@ -96,7 +98,7 @@ tags: [bertcnn, text-classification]
 ---
 # A text classifier made with bertcnn
 
-A convolution (widths {", ".join(map(str, config.kernel_sizes))} x {config.num_filters} filters) over the states of
+{head} over the states of
 {encoder}, trained by `{settings.training.method}` in {trained.seconds:.0f} s. Labels ({kind}):
 {", ".join(f"`{name}`" for name in config.label_names)}.
 {warnings}
