@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from bertcnn.errors import SettingsError
@@ -142,8 +143,8 @@ def _say_verdict(found: "Report", folder: Path) -> None:
         out.print(table, "", sep="\n")
     for answer in found.verdict:
         out.print(f"[bold]{escape(answer.asks)}[/]", highlight=False)
-        where = f"{answer.data}: " if len(found.data) > 1 else ""
-        out.print(f"  {where}{escape(answer.sentence)}", highlight=False)
+        where = f"{escape(answer.data)}: " if len(found.data) > 1 else ""
+        out.print(Padding(f"{where}{escape(answer.sentence)}", (0, 0, 0, 2)), highlight=False)
     for note in found.notes:
         err.print(f"[yellow]Mind:[/] {escape(note)}", highlight=False, soft_wrap=True)
     out.print(f"\nThe report is [bold]{escape(str(folder / 'report.html'))}[/].", highlight=False, soft_wrap=True)

@@ -140,6 +140,12 @@ _LADDER: dict[str, tuple[str, str, Values | None, dict[str, tuple[Any, ...]]]] =
         {"method": "head-then-finetune", "epochs": 3},
         _FROZEN | _RATES,
     ),
+    "bert-cnn-contrasts": (
+        "Fine-tuned BERT, CNN, with far negations made of the training texts",
+        "fine-tuned BERT",
+        {**_FINETUNE, "negation_contrasts": 0.5},
+        _FROZEN | _RATES,
+    ),
 }
 
 DEFAULTS = (
@@ -218,6 +224,15 @@ QUESTIONS = (
         ("bert-cnn-lpft@half",),
         ("bert-cnn@half",),
         matched=True,
+    ),
+    Question(
+        "negation contrasts",
+        "Is a model that was also trained on far negations made of its texts at least as accurate?",
+        "training on far negations too",
+        ("bert-cnn-contrasts@half", "bert-cnn-contrasts@all"),
+        ("bert-cnn@half", "bert-cnn@all"),
+        matched=True,
+        margin=0.01,
     ),
     Question("words", "What does BERT with a CNN add to word counts?", "BERT with a CNN", (*_CUT, *_WHOLE), ("tfidf",)),
 )

@@ -159,7 +159,8 @@ def judge(
         known = replace(one, adjusted=adjusted, shown=adjusted < LEVEL)
         margin = (margins or {}).get(one.question)
         said = sentence(known, adds.get(one.question, one.left))
-        judged.append(replace(known, sentence=said + ("" if margin is None else _no_worse(known, margin))))
+        is_better = known.shown and known.difference.value > 0
+        judged.append(replace(known, sentence=said if margin is None or is_better else said + _no_worse(known, margin)))
     return tuple(judged)
 
 
