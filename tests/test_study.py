@@ -1,7 +1,6 @@
 """Plans, divisions, the sealed test split, systems, and whole studies on tiny data."""
 
 import csv
-import fcntl
 import json
 import os
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -471,10 +471,8 @@ def test_data_that_changed_under_a_study_is_told(reviews: Path, tiny: Path, tmp_
 def test_two_processes_do_not_share_a_folder(reviews: Path, tiny: Path, tmp_path: Path) -> None:
     plan = plan_of(reviews, tiny, systems=["majority"])
     run_study(plan, tmp_path / "study", console=quiet(), isolated=False)
-    with (tmp_path / "study/lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(StudyError, match="Another process"):
-            run_study(plan, tmp_path / "study", console=quiet(), isolated=False)
+    with FileLock(tmp_path / "study/lock"), pytest.raises(StudyError, match="Another process"):
+        run_study(plan, tmp_path / "study", console=quiet(), isolated=False)
 
 
 def test_leaks_and_labels_that_only_test_has_are_warned_of(reviews: Path, tmp_path: Path) -> None:

@@ -23,12 +23,12 @@ from bertcnn.settings import Settings, all_settings, change
 from bertcnn.study.behaviour import applies_to, failures, load_cases
 from bertcnn.study.cost import measure
 from bertcnn.study.division import Division, divide, read_table, read_transfer
+from bertcnn.study.evidence import SCHEMA
 from bertcnn.study.perturb import PERTURBATIONS, perturbed
 from bertcnn.study.plan import Plan, Run, find_source
 from bertcnn.study.systems import FIXED, Classifier, System, Values, fit, network_settings, system
 from bertcnn.text.dataset import Examples
 
-SCHEMA = 1
 PERTURBED_TEXTS = 200
 VERSIONS_OF = ("bertcnn", "torch", "transformers", "scikit-learn", "numpy")
 CANDIDATE = "candidate"

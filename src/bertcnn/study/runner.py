@@ -3,7 +3,6 @@
 Layout of the folder: docs/design/0005-study.md.
 """
 
-import fcntl
 import json
 import multiprocessing
 import os
@@ -16,15 +15,16 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bertcnn.errors import DataError, StudyError
 from bertcnn.study.division import Table, fingerprint_of, read_table, read_transfer
-from bertcnn.study.evidence import read_runs
+from bertcnn.study.evidence import SCHEMA, read_runs
 from bertcnn.study.plan import Plan, Run, read_plan, write_plan
-from bertcnn.study.run import CANDIDATE, SCHEMA, Record, check_system, made_by, work
+from bertcnn.study.run import CANDIDATE, Record, check_system, made_by, work
 from bertcnn.study.slices import slices_of
 from bertcnn.study.systems import system
 from bertcnn.text.dataset import Examples
@@ -134,13 +134,11 @@ def _claimed(plan: Plan, folder: Path, tables: dict[str, Table]) -> Iterator[Non
         _check_same(plan, read_plan(note), folder, tables)
     for part in ("texts", "outcomes"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StudyError(
-                f"Another process is at work in {folder}. Wait for it, or give another --output."
-            ) from error
+    try:
+        lock = FileLock(folder / "lock").acquire(timeout=0)
+    except Timeout as error:
+        raise StudyError(f"Another process is at work in {folder}. Wait for it, or give another --output.") from error
+    with lock:
         for name, table in tables.items():
             _fingerprint_file(folder, name).write_text(_content(table), "utf-8")
         draft = folder / "plan.draft.toml"
