@@ -16,7 +16,15 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 from bertcnn._register import register as _register
-from bertcnn.errors import BertCNNError, DataError, EncoderError, ModelError, SettingsError, TrainingError
+from bertcnn.errors import (
+    BertCNNError,
+    DataError,
+    EncoderError,
+    ModelError,
+    SettingsError,
+    StudyError,
+    TrainingError,
+)
 
 if TYPE_CHECKING:
     from bertcnn.inference.metrics import Evaluation as Evaluation
@@ -64,6 +72,7 @@ __all__ = [
     "Predictor",
     "Settings",
     "SettingsError",
+    "StudyError",
     "TextCNN",
     "TrainingError",
     "__version__",
