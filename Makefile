@@ -25,8 +25,9 @@ run: $(STAMP) ## compare eight systems on the built-in reviews (runs/quickstart/
 	  'Couldn'"'"'t be happier with the service!' 'Great, it broke on the first day.' \
 	  | $(BIN)/bertcnn predict runs/quickstart/model --table
 
-test: $(STAMP) ## the tests, within a minute or so
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+# Two processes of one thread each: of two threads each they would slow each other down.
+test: $(STAMP) ## the tests, within three minutes or so
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered
 
 test-all: $(STAMP) ## the slow tests and those on real data (BERTCNN_DATA) as well
 	$(BIN)/python -m pytest -m ''
