@@ -134,9 +134,8 @@ def _run(plan: "Plan", folder: Path) -> None:
 def _say_verdict(found: "Report", folder: Path) -> None:
     for data in found.data:
         sizes = ", ".join(f"{name} {count:,}" for name, count in data.texts.items())
-        table = Table(
-            title=f"{escape(data.name)}: {sizes} texts; 95 % intervals", title_justify="left", show_edge=False
-        )
+        out.print(f"[bold]{escape(data.name)}[/]: {sizes} texts; 95 % intervals", highlight=False)
+        table = Table(show_edge=False)
         table.add_column("system", no_wrap=True)
         for name in ("test, %", "interval", "dev, %", "train, s", "texts/s"):
             table.add_column(name, justify="right")
