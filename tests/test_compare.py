@@ -101,6 +101,14 @@ def test_what_cannot_be_compared(arguments: list[str], kind: type[Exception], sa
     assert not output.exists()
 
 
+def test_without_its_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bertcnn.apps.compare.find_spec", lambda name: None if name == "jinja2" else object())
+    for command in (["compare", "builtin:reviews"], ["report", str(tmp_path)]):
+        done = runner.invoke(app, command)
+        assert isinstance(done.exception, StudyError)
+        assert "needs jinja2: pip install 'bertcnn[study]'" in str(done.exception)
+
+
 def test_a_folder_without_a_study_has_no_report(tmp_path: Path) -> None:
     done = runner.invoke(app, ["report", str(tmp_path)])
     assert isinstance(done.exception, StudyError)

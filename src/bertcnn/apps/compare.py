@@ -1,6 +1,7 @@
 """The commands that compare systems: ``compare`` runs a study, ``report`` draws it again."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -10,7 +11,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from bertcnn.errors import SettingsError
+from bertcnn.errors import SettingsError, StudyError
 
 if TYPE_CHECKING:
     from bertcnn.study.findings import Report, Row
@@ -84,6 +85,7 @@ def compare(
         raise SettingsError(
             "--dev, --test, --folds, --text, --label, --tag, --encoding and --delimiter go with a SOURCE."
         )
+    _need("jinja2", "matplotlib", "filelock", *(["optuna"] if tune and tune > 1 else []))
     plan = _plan(values, config, setting or [])
     _run(plan, output)
 
@@ -93,9 +95,16 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder that `bertcnn com
 
     Example: `bertcnn report runs/kim2014`
     """
+    _need("jinja2", "matplotlib")
     from bertcnn.study.report import write_report
 
     _say_verdict(write_report(folder), folder)
+
+
+def _need(*modules: str) -> None:
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise StudyError(f"Comparing needs {', '.join(missing)}: pip install 'bertcnn[study]'")
 
 
 def _plan(values: dict[str, Any], config: Path | None, changes: list[str]) -> "Plan":

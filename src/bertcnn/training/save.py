@@ -85,7 +85,11 @@ def model_card(trained: Trained) -> str:
     config, settings = trained.predictor.model.config, trained.settings
     encoder = f"{settings.model.encoder}, {config.num_hidden_layers} layers"
     widths = f"widths {', '.join(map(str, config.kernel_sizes))} x {config.num_filters} filters"
-    head = f"A convolution ({widths})" if config.features == "windows" else f"A linear layer on the {config.features}"
+    head = {
+        "windows": f"A convolution ({widths}) over the states",
+        "mean": "A linear layer over the mean of the states",
+        "first": "A linear layer over the first state",
+    }[config.features]
     rows = [_score_row("dev", trained.dev)]
     if trained.test is not None:
         rows.append(_score_row("test", trained.test))
@@ -98,7 +102,7 @@ tags: [bertcnn, text-classification]
 ---
 # A text classifier made with bertcnn
 
-{head} over the states of
+{head} of
 {encoder}, trained by `{settings.training.method}` in {trained.seconds:.0f} s. Labels ({kind}):
 {", ".join(f"`{name}`" for name in config.label_names)}.
 {warnings}
