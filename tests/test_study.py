@@ -18,18 +18,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bertcnn import Predictor, embed
+from bertcnn import Predictor, embed, save, train
 from bertcnn.errors import DataError, SettingsError, StudyError
 from bertcnn.settings import Settings, change
 from bertcnn.study import run as run_module
 from bertcnn.study import systems
 from bertcnn.study.division import Sealed, divide, nested_rows, read_table
 from bertcnn.study.plan import Plan, Run, Task, make_plan, read_plan, write_plan
+from bertcnn.study.questions import QUESTIONS
 from bertcnn.study.run import work
 from bertcnn.study.runner import read_results, run_study
 from bertcnn.study.slices import has_negation, slices_of
-from bertcnn.study.systems import DEFAULTS, QUESTIONS, MeanStates, fit, ladder_place, network_settings, system
-from bertcnn.text.dataset import Examples, normal_form
+from bertcnn.study.systems import DEFAULTS, MeanStates, fit, ladder_place, network_settings, system
+from bertcnn.text.dataset import Examples, Splits, normal_form
 from tests.conftest import make_texts
 
 QUICK = {"head_epochs": 2, "epochs": 1, "head_learning_rate": 5e-3}
@@ -287,6 +288,27 @@ def test_the_mean_of_states_is_the_mean_of_states(tiny: Path) -> None:
     assert list(made.predict_proba(texts).argmax(axis=1)) == [0, 1, 0, 0]
 
 
+@pytest.mark.parametrize(("features", "encoder"), [("mean", "TINY"), ("first", "TINY"), ("windows", "pieces:TINY")])
+def test_rivals_are_exact_and_survive_their_folder(features: str, encoder: str, tiny: str, tmp_path: Path) -> None:
+    texts, labels = make_texts(60, seed=8)
+    splits = Splits(Examples(texts[:50], labels[:50]), Examples(texts[50:], labels[50:]))
+    values = {"encoder": encoder.replace("TINY", tiny), "features": features, "method": "frozen", "num_filters": 4}
+    trained = train(splits, change(Settings(), {**values, "head_epochs": 1, "max_length": 32, "report_to": "none"}))
+    save(trained, tmp_path / "model")
+    predictor = Predictor.load(tmp_path / "model")
+    mixed = ["good film", "", "a very bad room and " * 30, "dull"]
+    together = predictor.logits(mixed)
+    np.testing.assert_allclose(together, np.concatenate([predictor.logits([text]) for text in mixed]), atol=1e-5)
+    np.testing.assert_array_equal(together, trained.predictor.logits(mixed))
+    if features != "windows":
+        states, mask = predictor.embed(mixed)
+        weights = predictor.model.head.classifier
+        pooled = states[:, 0] if features == "first" else (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        np.testing.assert_allclose(together, weights(pooled).detach().numpy(), atol=1e-5)
+    card = (tmp_path / "model/README.md").read_text()
+    assert ("A convolution" in card) == (features == "windows")
+
+
 @pytest.mark.parametrize("name", ["bert-mean@half", "bert-cls@half", "cnn-pieces", "bert-cnn-lpft@2"])
 def test_systems_learn_an_easy_task(name: str, tiny: Path) -> None:
     texts, labels = make_texts(330, seed=2)
@@ -366,9 +388,9 @@ def test_a_whole_study(reviews: Path, tiny: Path, tmp_path: Path) -> None:
 
 
 def make_transfer(reviews: Path) -> object:
-    from bertcnn.study.plan import Transfer
+    from bertcnn.study.plan import Source
 
-    return Transfer(name="elsewhere", source=str(reviews))
+    return Source(name="elsewhere", source=str(reviews))
 
 
 def test_a_study_goes_on_where_it_was(reviews: Path, tiny: Path, tmp_path: Path, monkeypatch) -> None:

@@ -142,12 +142,7 @@ def read_settings(file: str | Path, base: Settings | None = None) -> Settings:
     Raises:
         SettingsError: The file is missing or broken, a section or setting unknown, a value wrong.
     """
-    try:
-        given = tomllib.loads(Path(file).read_text("utf-8"))
-    except OSError as error:
-        raise SettingsError(f"Cannot read the settings file {str(file)!r}: {error.strerror}.") from error
-    except ValueError as error:
-        raise SettingsError(f"{file} is not TOML: {error}.") from error
+    given = read_toml(file)
     faults = []
     sections: dict[str, Any] = asdict(base or Settings())
     for section, values in given.items():
@@ -165,6 +160,20 @@ def read_settings(file: str | Path, base: Settings | None = None) -> Settings:
     if faults:
         raise SettingsError("\n".join(faults))
     return _validated(sections)
+
+
+def read_toml(file: str | Path) -> dict[str, Any]:
+    """Return what a TOML file says.
+
+    Raises:
+        SettingsError: The file is missing or broken.
+    """
+    try:
+        return tomllib.loads(Path(file).read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"Cannot read the settings file {str(file)!r}: {error.strerror}.") from error
+    except ValueError as error:
+        raise SettingsError(f"{file} is not TOML: {error}.") from error
 
 
 def write_settings(settings: Settings, file: str | Path) -> None:

@@ -85,8 +85,14 @@ def compare(
         raise SettingsError(
             "--dev, --test, --folds, --text, --label, --tag, --encoding and --delimiter go with a SOURCE."
         )
-    _need("jinja2", "matplotlib", "filelock", *(["optuna"] if tune and tune > 1 else []))
+    _need(
+        "jinja2",
+        "matplotlib",
+        "filelock",
+    )
     plan = _plan(values, config, setting or [])
+    if plan.tune > 1:
+        _need("optuna")
     _run(plan, output)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from bertcnn.errors import DataError, StudyError
 from bertcnn.settings import DataSettings
-from bertcnn.study.plan import Run, Task, Transfer, find_source
+from bertcnn.study.plan import Run, Source, Task, find_source
 from bertcnn.text.dataset import Examples, Splits, as_examples, find_leaks, load_rows, normal_form, stratified_rows
 from bertcnn.text.files import Row, check_column
 
@@ -113,8 +113,7 @@ def read_table(task: Task) -> Table:
         raise DataError(f"{task.source} has no split 'train'. Its splits: {', '.join(parts)}.")
     for split, source in (("dev", task.dev), ("test", task.test)):
         if source:
-            columns = {"text": task.text, "label": task.label, "encoding": task.encoding, "delimiter": task.delimiter}
-            found = _rows(Transfer(name=split, source=source, where=task.where, **columns))
+            found = _rows(replace(task, source=source))
             parts[split] = found.get(split) or found.get("train") or next(iter(found.values()))
     if task.folds or task.fold_column:
         parts = {"train": [row for rows in parts.values() for row in rows]}
@@ -125,7 +124,7 @@ def read_table(task: Task) -> Table:
     return Table(task, examples["train"], examples.get("dev"), examples.get("test"), examples[tested], parts[tested])
 
 
-def read_transfer(transfer: Transfer) -> Examples:
+def read_transfer(transfer: Source) -> Examples:
     """Read texts to test elsewhere: the test split of a source that has one, else all."""
     parts = _rows(transfer)
     rows = parts.get("test") or [row for rows in parts.values() for row in rows]
@@ -194,7 +193,7 @@ def _test_rows(table: Table, run: Run) -> list[int]:
     return sorted(int(i) for i in list(splits)[run.fold][1])
 
 
-def _rows(source: Task | Transfer) -> dict[str, list[Row]]:
+def _rows(source: Source) -> dict[str, list[Row]]:
     settings = _columns(source)
     parts = load_rows(find_source(source.source), settings)
     kept = {
@@ -206,11 +205,11 @@ def _rows(source: Task | Transfer) -> dict[str, list[Row]]:
     return kept
 
 
-def _columns(source: Task | Transfer) -> DataSettings:
+def _columns(source: Source) -> DataSettings:
     return DataSettings(text=source.text, label=source.label, encoding=source.encoding, delimiter=source.delimiter)
 
 
-def _examples(rows: Sequence[Row], name: str, source: Task | Transfer) -> Examples:
+def _examples(rows: Sequence[Row], name: str, source: Source) -> Examples:
     examples = as_examples(rows, name, _columns(source))
     if any(not isinstance(label, str) for label in examples.labels):
         raise DataError(f"{name}: texts have many labels; a comparison needs one label a text.")

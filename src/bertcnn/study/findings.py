@@ -28,8 +28,9 @@ from bertcnn.study.details import (
     transfer,
 )
 from bertcnn.study.evidence import Example, Run, Study
+from bertcnn.study.questions import QUESTIONS
 from bertcnn.study.statistics import Outcomes, accuracy, compare, frontier, macro_f1, reliability, time_to
-from bertcnn.study.systems import QUESTIONS, ladder_place, system
+from bertcnn.study.systems import ladder_place, system
 from bertcnn.study.verdict import Answer, answer, contradictions, judge, over_data, part_of, sides
 
 

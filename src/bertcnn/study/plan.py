@@ -7,7 +7,6 @@ A TOML file has a table ``[study]``, one ``[[data]]`` a data set, optionally ``[
 
 import os
 import re
-import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,15 +16,15 @@ import tomli_w
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from bertcnn.errors import SettingsError
-from bertcnn.settings import Settings, change
+from bertcnn.settings import Settings, change, read_toml
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer:
-    """Texts that nothing is trained on, to see what a system is worth elsewhere.
+class Source:
+    """Labelled texts: which file, which of its rows, which of its columns.
 
     Attributes:
-        name: For the report.
+        name: Unique in the study.
         source: File, ``builtin:reviews`` or ``hf:...``; a relative path is sought in the folder
             of ``BERTCNN_DATA`` too.
         where: Keep only rows in which these columns have these values.
@@ -44,12 +43,10 @@ class Transfer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(Source):
     """A data set, and how it is divided.
 
     Attributes:
-        name: Unique in the study.
-        source, where, text, label, encoding, delimiter: As in :class:`Transfer`.
         dev, test: Sources to choose on and to test on. Where there is none, dev is a tenth of the
             rest, and test is what ``folds`` or ``test_fraction`` say.
         folds: Divide into so many folds, each being the test once; 0: none.
@@ -57,17 +54,9 @@ class Task:
         test_fraction: Share to test on, drawn by the seed, where there are neither file nor folds.
         tag: Column with what makes a text hard, to report on.
         systems, seeds, fractions: Instead of the study's; empty or 0: the study's.
-        transfer: Where else to test.
+        transfer: Where else to test: texts that nothing is trained on.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-    name: str
-    source: str
-    where: dict[str, str] = field(default_factory=dict)
-    text: str = "text"
-    label: str = "label"
-    encoding: str = "utf-8"
-    delimiter: str = ""
     dev: str = ""
     test: str = ""
     folds: int = 0
@@ -77,7 +66,7 @@ class Task:
     systems: tuple[str, ...] = ()
     seeds: int = 0
     fractions: tuple[float, ...] = ()
-    transfer: tuple[Transfer, ...] = ()
+    transfer: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,12 +141,7 @@ def read_plan(file: str | Path) -> Plan:
     Raises:
         SettingsError: It is missing, broken, or says something unknown; all faults are named.
     """
-    try:
-        given = tomllib.loads(Path(file).read_text("utf-8"))
-    except OSError as error:
-        raise SettingsError(f"Cannot read the study {str(file)!r}: {error.strerror}.") from error
-    except ValueError as error:
-        raise SettingsError(f"{file} is not TOML: {error}.") from error
+    given = read_toml(file)
     study = given.pop("study", {})
     if not isinstance(study, dict):
         raise SettingsError(f"{file}: 'study' is {study!r}, expected a table [study].")
