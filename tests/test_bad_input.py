@@ -27,7 +27,7 @@ from bertcnn import (
     train,
 )
 from bertcnn.network.encoder import load_encoder, load_tokenizer
-from bertcnn.network.model import WEIGHTS
+from bertcnn.network.folder import WEIGHTS
 from bertcnn.settings import change, read_settings
 from bertcnn.text.dataset import Examples, Splits, load_examples, load_splits
 from bertcnn.text.files import read_rows, write_rows

@@ -2,9 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax
-from sklearn.metrics import precision_recall_curve
 
 from bertcnn.inference.metrics import Floats, Truth
 
@@ -22,6 +20,7 @@ def fit_temperature(logits: Floats, truth: Truth) -> float:
     Source:
         Guo et al. (2017), "On Calibration of Modern Neural Networks", sec. 4.2.
     """
+    from scipy.optimize import minimize_scalar  # imported here: who predicts does without
 
     def loss(log_temperature: float) -> float:
         scaled = logits.astype(np.float64) / np.exp(log_temperature)
@@ -51,6 +50,8 @@ def probabilities_of(logits: Floats, *, many: bool) -> npt.NDArray[np.float64]:
 
 
 def _best_threshold(scores: Floats, truth: Truth) -> float:
+    from sklearn.metrics import precision_recall_curve  # imported here: who predicts does without
+
     if not truth.any():
         return 0.5
     precision, recall, cuts = precision_recall_curve(truth, scores)

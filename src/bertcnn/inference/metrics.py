@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 Floats = npt.NDArray[np.floating[Any]]
 Truth = npt.NDArray[np.integer[Any]] | npt.NDArray[np.floating[Any]]
@@ -71,6 +70,9 @@ def evaluate(
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
     """
+    # Imported here: it takes a second to load, and who predicts does without.
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
     answers = decide(probabilities, many=truth.ndim == 2, thresholds=thresholds)
     generator = np.random.default_rng(seed)
     draws = generator.integers(0, len(truth), (resamples, len(truth)))

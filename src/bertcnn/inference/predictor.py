@@ -1,25 +1,30 @@
-"""Texts to predictions: the one batched loop behind every door."""
+"""Texts to predictions: the one batched loop behind every door, whatever runs the network."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from bertcnn.errors import ModelError
+from bertcnn.inference.backend import Backend
 from bertcnn.inference.calibration import probabilities_of
 from bertcnn.inference.metrics import Evaluation, decide, evaluate
-from bertcnn.network.encoder import quiet_transformers
-from bertcnn.network.model import BertCNN, check_folder
-from bertcnn.network.states import embed_with, stream_states
+from bertcnn.inference.onnx_backend import FILES, OnnxBackend
+from bertcnn.network.folder import check_folder
 from bertcnn.text.dataset import Examples
 from bertcnn.text.labels import Labels
-from bertcnn.text.tokens import PieceTokenizer
+from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer, make_batch, plan_batches
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bertcnn.network.model import BertCNN
 
 TEXTS_AT_ONCE = 4096
 """Texts held while streaming: enough to find neighbours of like length."""
@@ -57,77 +62,128 @@ class Predictor:
     ``predict(texts)``   one :class:`Prediction` a text
     ``stream(texts)``    the same, for any number of texts, as they come
     ``logits(texts)``    float ``(N, K)``
-    ``embed(texts)``     contextual states ``(B, T, D)`` and a mask
+    ``embed(texts)``     contextual states ``(B, T, D)`` and a mask; torch only
     ===================  ==================================================
 
     Args:
-        model: It is put into evaluation mode.
+        model: What runs the network: a :class:`~bertcnn.network.model.BertCNN`, or a backend.
         tokenizer: What cuts texts for it.
-        max_tokens: Padded pieces of a batch. None: what suits the device.
+        max_tokens: Padded pieces of a batch. None: what suits the backend.
     """
 
-    def __init__(self, model: BertCNN, tokenizer: PieceTokenizer, *, max_tokens: int | None = None) -> None:
-        self.model = model.eval()
+    def __init__(self, model: "BertCNN | Backend", tokenizer: PieceTokenizer, *, max_tokens: int | None = None) -> None:
+        self.backend = model if isinstance(model, Backend) else _torch_backend(model)
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str | None = None, max_tokens: int | None = None) -> Self:
-        """Load a model folder, onto a GPU where there is one unless ``device`` says otherwise.
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        backend: Literal["auto", "torch", "onnx", "onnx-int8"] = "auto",
+        device: str | None = None,
+        max_tokens: int | None = None,
+    ) -> Self:
+        """Load a model folder.
+
+        Args:
+            folder: What ``bertcnn train`` wrote.
+            backend: ``torch``; ``onnx`` or ``onnx-int8``, where ``bertcnn export`` wrote it, on the CPU and
+                without torch; ``auto``: torch where there is a GPU, else the fastest that is there.
+            device: For torch: ``cpu``, ``cuda``, ...; the GPU where there is one if None.
+            max_tokens: Padded pieces of a batch. None: what suits the backend.
 
         Raises:
-            ModelError: The folder is missing, broken, of another type, or of a newer format.
+            ModelError: The folder is missing, broken, of another type, or of a newer format; or the
+                backend is not there.
         """
         if not Path(folder).is_dir():
             raise ModelError(f"No model folder {str(folder)!r}. Expected what 'bertcnn train --output' wrote.")
         check_folder(folder)
+        kind = _fastest(Path(folder), device) if backend == "auto" else backend
         tokenizer = PieceTokenizer.load(folder)
-        with quiet_transformers():
-            model = BertCNN.from_pretrained(folder)
-        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(place), tokenizer, max_tokens=max_tokens)
+        if kind in FILES:
+            if device not in {None, "cpu"}:
+                raise ModelError(f"backend {kind!r} runs on the CPU, not on {device!r}. Give backend='torch'.")
+            runner: Backend = OnnxBackend(folder, kind)
+        elif kind == "torch":
+            runner = _load_torch(folder, device)
+        else:
+            raise ModelError(f"backend is {backend!r}, expected auto, torch, {', '.join(FILES)}.")
+        return cls(runner, tokenizer, max_tokens=max_tokens)
+
+    @property
+    def model(self) -> "BertCNN":
+        """The network itself.
+
+        Raises:
+            ModelError: It is not run by torch.
+        """
+        model: BertCNN | None = getattr(self.backend, "model", None)
+        if model is None:
+            raise ModelError(f"This needs the network itself, but it is run by {self.backend.name}: load it by torch.")
+        return model
 
     @property
     def label_names(self) -> list[str]:
         """Names of the labels, in the order of the logits."""
-        return list(self.model.config.label_names)
+        return list(self.backend.spec.labels)
 
     @property
     def is_multi_label(self) -> bool:
         """True where a text can have many labels, or none."""
-        return bool(self.model.config.is_multi_label)
+        return self.backend.spec.is_multi_label
 
     def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return the model's logits, float32 ``(N, K)``, in the order of the texts.
 
         Equal texts are computed once. A text is read whole, however long.
         """
-        distinct = list(dict.fromkeys(texts))
-        head = self.model.head
-        pieces = self.tokenizer(distinct)
-        features = head.classifier.weight.new_zeros(len(distinct), head.cnn.num_features)
-        batches = stream_states(
-            self.model, pieces, pad_id=self.tokenizer.pad_id, reach=head.reach, max_tokens=self.max_tokens
-        )
-        with torch.inference_mode():
-            for batch, states in batches:
-                mask = torch.from_numpy(batch.source_mask).to(states.device)
-                found, _ = head.features(states, mask)
-                rows = torch.from_numpy(batch.texts).to(states.device)
-                if head.reach is None:
-                    features[rows] = found.to(features)
-                else:
-                    # ReLU features are never negative, so a maximum over segments may start at 0.
-                    features.scatter_reduce_(0, rows[:, None].expand_as(found), found.to(features), "amax")
-            answers: npt.NDArray[np.float32] = head.classifier(features).float().cpu().numpy()
-        if len(distinct) == len(texts):
-            return answers
-        place = {text: i for i, text in enumerate(distinct)}
-        return answers[[place[text] for text in texts]]
+        return self._logits(*self._cut(texts))
 
     def probabilities(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
         """Return probabilities, float64 ``(N, K)``: each row sums to 1, or with many labels each stands alone."""
         return probabilities_of(self.logits(texts), many=self.is_multi_label)
+
+    def decide(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        """Return what logits ``(N, K)`` answer: label ids ``(N,)``, or for many labels 0 and 1 ``(N, K)``."""
+        many = self.is_multi_label
+        return decide(probabilities_of(logits, many=many), many=many, thresholds=self.backend.spec.thresholds)
+
+    def pooled(self, pieces: Pieces) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Return what the convolution finds in texts.
+
+        Args:
+            pieces: The texts.
+
+        Returns:
+            Features, float32 ``(N, M)``, and the first piece of each one's window in its text, int64
+            ``(N, M)``; -1 where there is none.
+        """
+        spec, backend = self.backend.spec, self.backend
+        count = backend.classifier[0].shape[1]
+        features = np.zeros((len(pieces), count), dtype=np.float32)
+        positions = np.full((len(pieces), count), -1, dtype=np.int64)
+        plans = plan_batches(
+            pieces.lengths,
+            spec.windowing,
+            max_tokens=self.max_tokens or backend.max_tokens,
+            reach=spec.reach,
+            segment_windows=backend.segment_windows,
+        )
+        batches = (make_batch(pieces, parts, pad_id=self.tokenizer.pad_id) for parts in plans)
+        for batch, found, where in backend.run(batches):
+            first = batch.starts == 0
+            features[batch.texts[first]] = found[first]
+            positions[batch.texts[first]] = where[first]
+            # The strongest of a text is the strongest of its segments, which come in their order.
+            for row in np.flatnonzero(~first):
+                text = batch.texts[row]
+                stronger = found[row] > features[text]
+                features[text][stronger] = found[row][stronger]
+                positions[text][stronger] = where[row][stronger] + batch.starts[row]
+        return features, positions
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """Classify texts.
@@ -141,21 +197,44 @@ class Predictor:
         return list(self.stream(_as_texts(texts)))
 
     def stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
-        """Classify any number of texts in their order, holding a few thousand at a time."""
+        """Classify any number of texts in their order, holding a few thousand at a time.
+
+        While some are computed, the next are cut into pieces.
+        """
         waiting = iter(texts)
+        chunks = iter(lambda: list(islice(waiting, TEXTS_AT_ONCE)), [])
+        with ThreadPoolExecutor(max_workers=1) as cutter:
+            ahead: Future[tuple[Ints, Pieces]] | None = None
+            for chunk in chunks:
+                behind, ahead = ahead, cutter.submit(self._cut, chunk)
+                if behind is not None:
+                    yield from self._predictions(self._logits(*behind.result()))
+            if ahead is not None:
+                yield from self._predictions(self._logits(*ahead.result()))
+
+    def _cut(self, texts: Sequence[str]) -> tuple[Ints, Pieces]:
+        """Return for each text its row among the distinct ones, and those as pieces."""
+        place: dict[str, int] = {}
+        rows = [place.setdefault(text, len(place)) for text in texts]
+        return np.array(rows, dtype=np.int64), self.tokenizer(list(place))
+
+    def _logits(self, rows: Ints, pieces: Pieces) -> npt.NDArray[np.float32]:
+        weight, bias = self.backend.classifier
+        features, _ = self.pooled(pieces)
+        return np.asarray((features @ weight.T + bias)[rows], dtype=np.float32)
+
+    def _predictions(self, logits: npt.NDArray[np.float32]) -> Iterator[Prediction]:
         names, many = self.label_names, self.is_multi_label
-        thresholds = self.model.config.thresholds
-        while chunk := list(islice(waiting, TEXTS_AT_ONCE)):
-            table = self.probabilities(chunk)
-            answers = decide(table, many=many, thresholds=thresholds)
-            for row, answer in zip(table.tolist(), answers, strict=True):
-                by_name = dict(zip(names, row, strict=True))
-                if many:
-                    held = tuple(name for name, holds in zip(names, answer, strict=True) if holds)
-                    sure = float(np.prod([p if on else 1 - p for p, on in zip(row, answer, strict=True)]))
-                    yield Prediction("|".join(held), sure, by_name, held)
-                else:
-                    yield Prediction(names[answer], row[answer], by_name)
+        table = probabilities_of(logits, many=many)
+        answers = decide(table, many=many, thresholds=self.backend.spec.thresholds)
+        for row, answer in zip(table.tolist(), answers, strict=True):
+            by_name = dict(zip(names, row, strict=True))
+            if many:
+                held = tuple(name for name, holds in zip(names, answer, strict=True) if holds)
+                sure = float(np.prod([p if on else 1 - p for p, on in zip(row, answer, strict=True)]))
+                yield Prediction("|".join(held), sure, by_name, held)
+            else:
+                yield Prediction(names[answer], row[answer], by_name)
 
     def evaluate(self, examples: Examples) -> Evaluation:
         """Score the model on labelled texts.
@@ -166,11 +245,48 @@ class Predictor:
         labels = Labels(tuple(self.label_names), self.is_multi_label)
         truth = labels.encode(examples.labels, where=examples.source)
         table = self.probabilities(examples.texts)
-        return evaluate(truth, table, self.label_names, thresholds=self.model.config.thresholds)
+        return evaluate(truth, table, self.label_names, thresholds=self.backend.spec.thresholds)
 
-    def embed(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return the states the convolution reads, float32 ``(B, T, S)``, and a mask, bool ``(B, T)``."""
+    def embed(self, texts: Sequence[str]) -> "tuple[Tensor, Tensor]":
+        """Return the states the convolution reads, float32 ``(B, T, S)``, and a mask, bool ``(B, T)``.
+
+        Raises:
+            ModelError: The network is not run by torch.
+        """
+        from bertcnn.network.states import embed_with
+
         return embed_with(self.model, self.tokenizer, _as_texts(texts))
+
+
+def _fastest(folder: Path, device: str | None) -> str:
+    """Return the backend to take where nothing is said."""
+    there = [name for name, file in FILES.items() if (folder / file).is_file()]
+    if device is not None or not there or find_spec("onnxruntime") is None:
+        return "torch"
+    if Path("/proc/driver/nvidia").exists() and find_spec("torch") is not None:
+        from torch import cuda
+
+        if cuda.is_available():
+            return "torch"
+    return there[0]
+
+
+def _load_torch(folder: str | Path, device: str | None) -> Backend:
+    # Imported here, as below: what runs by ONNX needs no torch.
+    import torch
+
+    from bertcnn.network.encoder import quiet_transformers
+    from bertcnn.network.model import BertCNN
+
+    with quiet_transformers():
+        model = BertCNN.from_pretrained(folder)
+    return _torch_backend(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+
+
+def _torch_backend(model: "BertCNN") -> Backend:
+    from bertcnn.inference.torch_backend import TorchBackend
+
+    return TorchBackend(model)
 
 
 def _as_texts(texts: Sequence[str]) -> list[str]:

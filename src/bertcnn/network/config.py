@@ -5,9 +5,9 @@ from typing import Any, ClassVar, Literal, cast
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
+from bertcnn.network.folder import FORMAT_VERSION, MODEL_TYPE
 from bertcnn.text.tokens import Windowing
 
-FORMAT_VERSION = 1
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 
 
@@ -44,7 +44,7 @@ class BertCNNConfig(PreTrainedConfig):
         weights_sha256: Of ``model.safetensors``; written when saved.
     """
 
-    model_type = "bertcnn"
+    model_type = MODEL_TYPE
     sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig}
 
     text_config: dict[str, Any] | PreTrainedConfig | None = None

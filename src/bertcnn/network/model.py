@@ -6,8 +6,6 @@
 cached states and fine-tuning are the same network.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,16 +16,15 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from bertcnn.errors import ModelError, SettingsError
+from bertcnn.errors import SettingsError
 from bertcnn.network.cnn import TextCNN
-from bertcnn.network.config import FORMAT_VERSION, MULTI, SINGLE, BertCNNConfig, WordVectorsConfig
+from bertcnn.network.config import MULTI, SINGLE, BertCNNConfig, WordVectorsConfig
 from bertcnn.network.encoder import build_encoder, encode, load_encoder, longest_window, states_count, states_width
+from bertcnn.network.folder import WEIGHTS, check_folder, sha256_of
 from bertcnn.network.loss import classification_loss
 from bertcnn.network.pool import StatePool
 from bertcnn.network.vectors import WordVectors
 from bertcnn.text.tokens import Batch, Pieces, make_batch, segments
-
-WEIGHTS = "model.safetensors"
 
 
 class ScalarMix(nn.Module):
@@ -309,7 +306,7 @@ class BertCNN(PreTrainedModel):
         super().save_pretrained(save_directory, **kwargs)
         weights = Path(save_directory) / WEIGHTS
         if weights.is_file():
-            self.config.weights_sha256 = _sha256(weights)
+            self.config.weights_sha256 = sha256_of(weights)
             self.config.save_pretrained(save_directory)
 
     @classmethod
@@ -336,47 +333,6 @@ def batch_tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         torch.from_numpy(batch.source),
         torch.from_numpy(batch.source_mask),
     )
-
-
-def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Refuse a model folder that cannot be loaded as it was saved. A hub name passes.
-
-    Raises:
-        ModelError: It is missing, broken, of another type, or of a newer format.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        if folder.exists() or len(folder.parts) != 2 or folder.is_absolute():
-            raise ModelError(f"No model folder {str(folder)!r}. Expected what 'bertcnn train --output' wrote.")
-        return
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        kind, version = config.get("model_type"), config.get("format_version", 1)
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{folder} holds no readable config.json ({error}). Expected a bertcnn model.") from error
-    if kind != BertCNNConfig.model_type:
-        raise ModelError(
-            f"{folder} holds a model of type {kind!r}, expected 'bertcnn'. "
-            "To put a new head on an encoder, use BertCNN.from_encoder or 'bertcnn train --encoder'."
-        )
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise ModelError(
-            f"{folder} is of format {version!r}, this bertcnn reads up to {FORMAT_VERSION}. Upgrade bertcnn."
-        )
-    weights = folder / WEIGHTS
-    wanted = config.get("weights_sha256")
-    if wanted and not weights.is_file():
-        raise ModelError(f"{weights} is missing. Copy the whole folder again, or train again.")
-    if wanted and (found := _sha256(weights)) != wanted:
-        raise ModelError(
-            f"{weights} has sha256 {found[:16]}..., expected {wanted[:16]}...: it is truncated or was changed. "
-            "Copy it again, or train again."
-        )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 AutoModel.register(WordVectorsConfig, WordVectors)

@@ -52,22 +52,30 @@ def stream_states(
         A batch and its stitched states, float ``(B, T, S)``, on the model's device.
     """
     budget = max_tokens or MAX_TOKENS.get(model.device.type, MAX_TOKENS["cuda"])
-    windowing = model.config.windowing
     model.eval()
-    for parts in plan_batches(pieces.lengths, windowing, max_tokens=budget, reach=reach):
+    for parts in plan_batches(pieces.lengths, model.config.windowing, max_tokens=budget, reach=reach):
         batch = make_batch(pieces, parts, pad_id=pad_id)
-        ids, attention, source, _ = (tensor.to(model.device, non_blocking=True) for tensor in batch_tensors(batch))
-        # Texts come sorted, so many batches have no padding, and attention without a mask is quicker.
-        mask = None if batch.attention_mask.all() else attention
-        # A segment of a long text can be more windows than are good to encode at once.
-        rows = max(1, budget // ids.shape[1])
-        chunks = [slice(i, i + rows) for i in range(0, len(ids), rows)]
         with torch.inference_mode():
-            windows = [
-                model.stitched_states(ids[some], None if mask is None else mask[some], None)[0] for some in chunks
-            ]
-            states = torch.cat(windows)
-            yield batch, states if batch.is_plain else states.flatten(0, 1)[source]
+            yield batch, batch_states(model, batch, budget)
+
+
+def batch_states(model: BertCNN, batch: Batch, max_tokens: int) -> Tensor:
+    """Return the stitched states of a batch, float ``(B, T, S)``, on the model's device.
+
+    Args:
+        model: Its encoder is run, on the device it is on.
+        batch: What to encode.
+        max_tokens: Padded pieces at once.
+    """
+    ids, attention, source, _ = (tensor.to(model.device, non_blocking=True) for tensor in batch_tensors(batch))
+    # Texts come sorted, so many batches have no padding, and attention without a mask is quicker.
+    mask = None if batch.attention_mask.all() else attention
+    # A segment of a long text can be more windows than are good to encode at once.
+    rows = max(1, max_tokens // ids.shape[1])
+    chunks = [slice(i, i + rows) for i in range(0, len(ids), rows)]
+    windows = [model.stitched_states(ids[some], None if mask is None else mask[some], None)[0] for some in chunks]
+    states = torch.cat(windows)
+    return states if batch.is_plain else states.flatten(0, 1)[source]
 
 
 @dataclass(frozen=True)

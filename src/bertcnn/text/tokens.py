@@ -176,7 +176,9 @@ def segments(
         yield Segment(text, begin, rows, (owner - read_from) * windowing.length + columns)
 
 
-def plan_batches(lengths: Ints, windowing: Windowing, *, max_tokens: int, reach: int | None) -> Iterator[list[Segment]]:
+def plan_batches(
+    lengths: Ints, windowing: Windowing, *, max_tokens: int, reach: int | None, segment_windows: int = SEGMENT_WINDOWS
+) -> Iterator[list[Segment]]:
     """Group texts into batches of like length whose padded size stays within a budget.
 
     Args:
@@ -185,11 +187,12 @@ def plan_batches(lengths: Ints, windowing: Windowing, *, max_tokens: int, reach:
         max_tokens: Most padded pieces of a batch; a segment that alone is larger
             makes a batch of its own.
         reach: Widest kernel - 1. None: texts are not cut into segments.
+        segment_windows: Most windows whose pieces a segment adds.
     """
     batch: list[Segment] = []
     size = 0
     for text in np.argsort(-lengths, kind="stable"):
-        windows = None if reach is None else SEGMENT_WINDOWS
+        windows = None if reach is None else segment_windows
         parts = segments(int(text), int(lengths[text]), windowing, reach=reach or 0, windows=windows)
         for segment in parts:
             # Rows come longest first, so the first window's length is the padded length of all.

@@ -10,7 +10,7 @@ from pathlib import Path
 from bertcnn.errors import TrainingError
 from bertcnn.inference.metrics import Evaluation
 from bertcnn.network.encoder import quiet_transformers
-from bertcnn.network.model import WEIGHTS
+from bertcnn.network.folder import WEIGHTS
 from bertcnn.settings import write_settings
 from bertcnn.training.train import Trained
 
@@ -60,7 +60,7 @@ def save(trained: Trained, folder: str | Path, *, overwrite: bool = False) -> No
 
 def _write(trained: Trained, folder: Path) -> None:
     predictor = trained.predictor
-    predictor.model.config.text_config._name_or_path = ""  # a path of this machine
+    predictor.model.config.encoder._name_or_path = ""  # a path of this machine
     with quiet_transformers():
         predictor.model.save_pretrained(folder)
     (folder / WEIGHTS).chmod(0o644)  # safetensors makes it private; the folder decides who reads

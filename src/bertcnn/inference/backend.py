@@ -1,0 +1,120 @@
+"""What runs a network for the predictor: torch, or ONNX Runtime. Loads neither.
+
+A backend turns a batch of pieces into the convolution's features; the linear layer on top is
+small, and is the predictor's, so that the features of a long text's segments can be put together.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from bertcnn.errors import ModelError
+from bertcnn.network.folder import read_config
+from bertcnn.text.tokens import Batch, Windowing
+
+Floats32 = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+class _Config(Protocol):
+    """What of a model's configuration is needed."""
+
+    is_multi_label: bool
+    label_names: list[str]
+    thresholds: list[float] | None
+    windowing: Windowing
+    kernel_sizes: Any
+    features: Any
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a predictor must know of a model, whatever runs it.
+
+    Attributes:
+        labels: Names, in the order of the logits.
+        is_multi_label: A text can have many labels, or none.
+        thresholds: Probability from which a label holds; many labels a text only.
+        windowing: How long texts are cut for the encoder.
+        kernel_sizes: Window widths of the convolution, in pieces; empty where there is none.
+    """
+
+    labels: tuple[str, ...]
+    is_multi_label: bool
+    thresholds: tuple[float, ...] | None
+    windowing: Windowing
+    kernel_sizes: tuple[int, ...]
+
+    @property
+    def reach(self) -> int | None:
+        """Pieces that segments of a long text must share; None where it cannot be read in segments."""
+        return max(self.kernel_sizes) - 1 if self.kernel_sizes else None
+
+    @classmethod
+    def of(cls, config: _Config) -> Self:
+        """Return what a :class:`~bertcnn.network.config.BertCNNConfig` says."""
+        return cls(
+            labels=tuple(config.label_names),
+            is_multi_label=config.is_multi_label,
+            thresholds=None if config.thresholds is None else tuple(config.thresholds),
+            windowing=config.windowing,
+            kernel_sizes=tuple(config.kernel_sizes) if config.features == "windows" else (),
+        )
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """Return what ``config.json`` of a model folder says, without transformers.
+
+        Raises:
+            ModelError: It is missing, broken, or lacks something.
+        """
+        config = read_config(folder)
+        try:
+            names = {int(i): str(name) for i, name in config["id2label"].items()}
+            return cls(
+                labels=tuple(names[i] for i in range(len(names))),
+                is_multi_label=config["problem_type"] == "multi_label_classification",
+                thresholds=None if config["thresholds"] is None else tuple(config["thresholds"]),
+                windowing=Windowing(
+                    config["window_length"], config["window_overlap"], config["num_prefix"], config["num_suffix"]
+                ),
+                kernel_sizes=tuple(config["kernel_sizes"]) if config["features"] == "windows" else (),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelError(f"config.json of {folder} lacks {error}. Copy the whole folder again.") from error
+
+
+class Backend(ABC):
+    """Something that runs a network.
+
+    Attributes:
+        name: ``torch``, ``onnx`` or ``onnx-int8``.
+        max_tokens: Padded pieces of a batch that suit it.
+        segment_windows: Encoder windows of a long text that it takes at once.
+    """
+
+    name: str
+    max_tokens: int
+    segment_windows: int
+
+    @property
+    @abstractmethod
+    def spec(self) -> Spec:
+        """What the predictor must know."""
+
+    @property
+    @abstractmethod
+    def classifier(self) -> tuple[Floats32, Floats32]:
+        """The linear layer: weights ``(K, M)`` and biases ``(K,)``, M the features."""
+
+    @abstractmethod
+    def run(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Floats32, Ints]]:
+        """Yield for each batch its features ``(B, M)``, and the first piece of each one's window in its row.
+
+        A position is -1 where there is no window.
+        """

@@ -1,0 +1,309 @@
+"""Write a model as an ONNX graph, in float32 and in int8, and prove that it answers as torch does.
+
+The graph reads ``input_ids`` and ``attention_mask``, int64 ``(N, L)``, and gives ``logits (B, K)``,
+``features (B, M)`` and ``positions (B, M)``: the first piece of each feature's window, or -1.
+For texts longer than the encoder reads at once, ``source (B, T)`` and ``source_mask (B, T)`` say
+how the N windows make B rows (:class:`bertcnn.text.tokens.Batch`); without them, each window is a row.
+"""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
+
+from bertcnn.errors import ModelError
+from bertcnn.inference.onnx_backend import FILES, MADE_OF, OnnxBackend
+from bertcnn.inference.predictor import Predictor
+from bertcnn.network.model import BertCNN
+from bertcnn.text.dataset import Examples
+from bertcnn.text.labels import Labels
+
+LOGIT_TOLERANCE = 1e-4
+"""Most that a float32 graph's logits may differ from torch's."""
+
+ACCURACY_TOLERANCE = 0.5
+"""Points of accuracy on dev that int8 may lose."""
+
+OPSET = 20
+FUSED = "bertcnn-onnx"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A graph that was written.
+
+    Attributes:
+        file: Where.
+        megabytes: Its size.
+        difference: Largest difference of a logit from torch's, over the texts it was proved on.
+        flips: How many of those texts it answers otherwise than torch.
+        accuracy, torch_accuracy: On the labelled texts, in percent; None where there were none.
+    """
+
+    file: Path
+    megabytes: float
+    difference: float
+    flips: int
+    accuracy: float | None
+    torch_accuracy: float | None
+
+
+def export_onnx(
+    folder: str | Path, *, int8: bool = False, dev: Examples | None = None, texts: Sequence[str] = ()
+) -> list[Exported]:
+    """Write ``model.onnx`` into a model's folder, and with ``int8`` ``model.int8.onnx``.
+
+    Args:
+        folder: The model's.
+        int8: Also with weights and activations of matrix products in 8 bits.
+        dev: Labelled texts to prove it on; int8 needs them.
+        texts: More texts to prove it on, without labels.
+
+    Raises:
+        ModelError: A package is missing, the encoder cannot be exported, or a graph answers otherwise
+            than it may. Nothing is written then.
+    """
+    folder = Path(folder)
+    predictor = Predictor.load(folder, backend="torch", device="cpu")
+    if int8 and dev is None:
+        raise ModelError("int8 is proved on labelled texts, and there are none. Give --dev FILE.")
+    proof = [*texts, *(() if dev is None else dev.texts)]
+    wanted = predictor.logits(proof)
+    written = []
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
+        drafts = {"onnx": Path(scratch) / FILES["onnx"]}
+        made_of = predictor.model.config.weights_sha256
+        _write_graph(folder, drafts["onnx"], made_of)
+        if int8:
+            drafts["onnx-int8"] = Path(scratch) / FILES["onnx-int8"]
+            _quantize(drafts["onnx"], drafts["onnx-int8"], made_of)
+        for name, draft in drafts.items():
+            exported = _prove(folder, name, draft, predictor, wanted, proof, dev)
+            written.append(exported)
+        for draft in drafts.values():
+            draft.chmod(0o644)
+            draft.replace(folder / draft.name)
+    return written
+
+
+def _prove(
+    folder: Path, name: str, draft: Path, predictor: Predictor, wanted: Any, proof: Sequence[str], dev: Examples | None
+) -> Exported:
+    other = Predictor(OnnxBackend(folder, name, graph=draft), predictor.tokenizer)
+    found = other.logits(proof)
+    difference = float(np.abs(found - wanted).max(initial=0.0))
+    flips = int((other.decide(found) != predictor.decide(wanted)).reshape(len(proof), -1).any(axis=1).sum())
+    accuracies: tuple[float | None, float | None] = None, None
+    if dev is not None:
+        truth = Labels(tuple(predictor.label_names), predictor.is_multi_label).encode(dev.labels, where=dev.source)
+        right = [
+            (p.decide(x)[-len(dev) :] == truth).reshape(len(dev), -1).all(axis=1)
+            for p, x in ((other, found), (predictor, wanted))
+        ]
+        accuracies = 100 * float(right[0].mean()), 100 * float(right[1].mean())
+    if name == "onnx" and not difference <= LOGIT_TOLERANCE:
+        raise ModelError(
+            f"The graph's logits differ from torch's by up to {difference:.2g}, expected at most {LOGIT_TOLERANCE:g}; "
+            "it was not written. This encoder does something that the export does not follow; use backend='torch'."
+        )
+    if name == "onnx-int8" and accuracies[0] is not None and accuracies[1] is not None:
+        lost = accuracies[1] - accuracies[0]
+        if lost > ACCURACY_TOLERANCE:
+            raise ModelError(
+                f"int8 has an accuracy of {accuracies[0]:.1f} on dev, {lost:.1f} points less than float32; expected to "
+                f"lose at most {ACCURACY_TOLERANCE:g}. Nothing was written; export without int8."
+            )
+    return Exported(folder / draft.name, draft.stat().st_size / 1e6, difference, flips, *accuracies)
+
+
+class _Graph(nn.Module):
+    """What is traced: windows to logits, features and positions."""
+
+    def __init__(self, model: BertCNN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, source: Tensor, source_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        states, _ = self.model.stitched_states(input_ids, attention_mask, source)
+        head = self.model.head
+        if head.reach is not None:
+            # The length is known only when the graph runs, so what TextCNN asks in Python is computed here.
+            short = torch.sym_max(  # type: ignore[no-untyped-call]
+                head.reach + 1 - states.shape[1], 0
+            )
+            states = functional.pad(states, (0, 0, 0, short))
+            source_mask = functional.pad(source_mask, (0, short))
+        features, positions = head.features(states, source_mask)
+        return head.classifier(features), features, positions
+
+
+def _write_graph(folder: Path, file: Path, made_of: str | None) -> None:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  # torch's exporter needs it, and says so less plainly
+    except ImportError as error:
+        raise ModelError("Exporting needs onnx and onnxscript: pip install 'bertcnn[onnx]'") from error
+    model = BertCNN.from_pretrained(folder).eval()  # of its own: its attention is changed
+    fuse_attention(model)
+    length = max(2, min(7, model.config.window_length))
+    ids = torch.ones(3, length, dtype=torch.long)
+    mask = torch.ones_like(ids)
+    mask[1, length // 2 + 1 :] = 0
+    source = torch.arange(ids.numel()).reshape(ids.shape)
+    windows, pieces = (
+        {0: torch.export.Dim(a), 1: torch.export.Dim(b)} for a, b in (("windows", "length"), ("texts", "pieces"))
+    )
+    try:
+        with _silence(), torch.inference_mode():
+            program = torch.onnx.export(
+                _Graph(model),
+                (ids, mask, source, mask.bool()),
+                dynamo=True,
+                input_names=["input_ids", "attention_mask", "source", "source_mask"],
+                output_names=["logits", "features", "positions"],
+                dynamic_shapes=(windows, windows, pieces, pieces),
+                opset_version=OPSET,
+                optimize=True,
+                external_data=False,
+            )
+            assert program is not None
+            graph = program.model_proto
+    except Exception as error:
+        raise ModelError(
+            f"A {model.config.encoder.model_type} encoder cannot be exported: "
+            f"{' '.join(str(error).split())[:300]} Use backend='torch'."
+        ) from error
+    _let_source_be_left_out(graph)
+    onnx.helper.set_model_props(graph, {MADE_OF: made_of or ""})
+    onnx.save(graph, file)
+
+
+def fuse_attention(model: BertCNN) -> None:
+    """Let a model's attention be traced as ONNX Runtime's one fused operator, where its code allows.
+
+    An encoder that does not take attention functions keeps its own, and is traced as it is.
+    """
+    AttentionInterface.register(FUSED, _fused_attention)
+    AttentionMaskInterface.register(FUSED, eager_mask)
+    for attention in (FUSED, "eager"):
+        try:
+            model.encoder.set_attn_implementation(attention)
+            return
+        except (ValueError, ImportError):
+            continue
+
+
+def _fused_attention(
+    module: nn.Module,  # noqa: ARG001  # what attention functions take
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Stand for com.microsoft's MultiHeadAttention: ``(B, heads, T, d)`` to ``(B, T, heads, d)``."""
+    batch, heads, length, width = query.shape
+    rows = [x.transpose(1, 2).reshape(batch, length, heads * width) for x in (query, key, value)]
+    mixed = torch.onnx.ops.symbolic(
+        "com.microsoft::MultiHeadAttention",
+        [*rows, None, None, attention_mask],
+        {"num_heads": heads, "scale": float(width**-0.5 if scaling is None else scaling)},
+        dtype=query.dtype,
+        shape=(batch, length, heads * width),
+        version=1,
+    )
+    return mixed.reshape(batch, length, heads, width), None
+
+
+def _let_source_be_left_out(graph: Any) -> None:
+    """Give ``source`` and ``source_mask`` defaults, empty ones, for which each window is a row.
+
+    An initializer of an input's name is ONNX's way to give a default.
+    """
+    from onnx import TensorProto, helper
+
+    def branch(name: str, output: str, kind: int, nodes: list[Any]) -> Any:
+        return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(output, kind, [None, None])])
+
+    kinds = {"source": TensorProto.INT64, "source_mask": TensorProto.BOOL}
+    for node in graph.graph.node:
+        node.input[:] = [f"{name}_used" if name in kinds else name for name in node.input]
+    plain = {
+        "source": [
+            helper.make_node("Size", ["input_ids"], ["count"]),
+            helper.make_node("Range", ["zero", "count", "one"], ["places"]),
+            helper.make_node("Shape", ["input_ids"], ["windows_shape"]),
+            helper.make_node("Reshape", ["places", "windows_shape"], ["source_plain"]),
+        ],
+        "source_mask": [helper.make_node("Cast", ["attention_mask"], ["source_mask_plain"], to=TensorProto.BOOL)],
+    }
+    added = [
+        helper.make_node("Size", ["source"], ["source_size"]),
+        helper.make_node("Equal", ["source_size", "zero"], ["source_left_out"]),
+    ]
+    for name, kind in kinds.items():
+        given = [helper.make_node("Identity", [name], [f"{name}_given"])]
+        added.append(
+            helper.make_node(
+                "If",
+                ["source_left_out"],
+                [f"{name}_used"],
+                then_branch=branch(f"{name}_then", f"{name}_plain", kind, plain[name]),
+                else_branch=branch(f"{name}_else", f"{name}_given", kind, given),
+            )
+        )
+        graph.graph.initializer.append(helper.make_tensor(name, kind, [0, 0], []))
+    for name, value in (("zero", 0), ("one", 1)):
+        graph.graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [], [value]))
+    nodes = list(graph.graph.node)
+    del graph.graph.node[:]
+    graph.graph.node.extend([*added, *nodes])
+
+
+def _quantize(source: Path, file: Path, made_of: str | None) -> None:
+    """Write a graph with the weights of its matrix products in 8 bits, a scale a column."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with _silence():
+        quantize_dynamic(
+            source,
+            file,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            op_types_to_quantize=["MatMul"],
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
+        )
+    graph = onnx.load(file)
+    onnx.helper.set_model_props(graph, {MADE_OF: made_of or ""})
+    onnx.save(graph, file)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the exporter's progress and its libraries' warnings off the screen."""
+    import logging
+
+    before = logging.root.manager.disable
+    with Path(os.devnull).open("w") as nowhere, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            with redirect_stdout(nowhere), redirect_stderr(nowhere):
+                yield
+        finally:
+            logging.disable(before)

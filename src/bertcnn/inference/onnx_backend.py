@@ -1,0 +1,106 @@
+"""Run a network by ONNX Runtime, on the CPU. Needs no torch.
+
+``bertcnn export`` writes the graphs (:mod:`bertcnn.inference.export`).
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from bertcnn.errors import ModelError
+from bertcnn.inference.backend import Backend, Floats32, Ints, Spec
+from bertcnn.network.folder import WEIGHTS, read_config
+from bertcnn.text.tokens import Batch
+
+FILES = {"onnx-int8": "model.int8.onnx", "onnx": "model.onnx"}
+"""Of each backend, in its model's folder; the fastest first."""
+
+MADE_OF = "weights_sha256"
+"""Where a graph says of which weights it was made."""
+
+
+class OnnxBackend(Backend):
+    """An exported graph.
+
+    Args:
+        folder: The model's.
+        name: ``onnx`` or ``onnx-int8``.
+        graph: Its file, where it is not (yet) in the folder.
+
+    Raises:
+        ModelError: ONNX Runtime is not installed, or the graph is missing, broken, or of other weights.
+    """
+
+    max_tokens = 1024
+    segment_windows = 8
+
+    def __init__(self, folder: str | Path, name: str, *, graph: Path | None = None) -> None:
+        self.name, self.folder = name, Path(folder)
+        file = graph or self.folder / FILES[name]
+        self.session = open_session(file)
+        wanted = read_config(folder).get(MADE_OF)
+        made_of = self.session.get_modelmeta().custom_metadata_map.get(MADE_OF)
+        if made_of != wanted:
+            raise ModelError(
+                f"{file} was made of weights {str(made_of)[:16]}..., but the folder holds {str(wanted)[:16]}...: "
+                f"export again, bertcnn export {folder}"
+            )
+
+    @cached_property
+    def spec(self) -> Spec:
+        """What the folder's configuration says."""
+        return Spec.read(self.folder)
+
+    @cached_property
+    def classifier(self) -> tuple[Floats32, Floats32]:
+        """The linear layer, read from the folder's weights; int8 leaves it as it is."""
+        try:
+            with safe_open(self.folder / WEIGHTS, framework="np") as weights:
+                return weights.get_tensor("head.classifier.weight"), weights.get_tensor("head.classifier.bias")
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"Cannot read {self.folder / WEIGHTS}: {error}. Copy the whole folder again.") from error
+
+    def run(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Floats32, Ints]]:
+        """Yield features and positions."""
+        for batch in batches:
+            feed: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+            if not batch.is_plain:
+                feed |= {"source": batch.source, "source_mask": batch.source_mask}
+            features, positions = self.session.run(["features", "positions"], feed)
+            yield batch, features, positions
+
+
+def open_session(graph: Path) -> Any:
+    """Open a graph with a thread a core that this process may use.
+
+    Raises:
+        ModelError: ONNX Runtime is not installed, or the graph is missing or broken.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ModelError("Running ONNX needs onnxruntime: pip install 'bertcnn[onnx]'") from error
+    if not graph.is_file():
+        raise ModelError(f"No {graph}. Write it first: bertcnn export {graph.parent}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads()
+    options.log_severity_level = 3  # errors; it warns of what it optimises
+    try:
+        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common class
+        raise ModelError(
+            f"{graph} cannot be read by ONNX Runtime: {str(error).splitlines()[0]} Export again."
+        ) from error
+
+
+def threads() -> int:
+    """Return how many threads to compute with: ``OMP_NUM_THREADS``, which torch heeds too, else the cores."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if told.isdigit() and int(told):
+        return int(told)
+    usable = getattr(os, "sched_getaffinity", None)
+    return len(usable(0)) if usable else os.cpu_count() or 1

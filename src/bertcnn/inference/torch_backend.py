@@ -1,0 +1,58 @@
+"""Run a network by torch, on the device it is on."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bertcnn.inference.backend import Backend, Floats32, Ints, Spec
+from bertcnn.network.model import BertCNN
+from bertcnn.network.states import MAX_TOKENS, batch_states
+from bertcnn.text.tokens import SEGMENT_WINDOWS, Batch
+
+
+class TorchBackend(Backend):
+    """A :class:`~bertcnn.network.model.BertCNN` in evaluation mode."""
+
+    name = "torch"
+    segment_windows = SEGMENT_WINDOWS
+
+    def __init__(self, model: BertCNN) -> None:
+        self.model = model.eval()
+
+    @property
+    def max_tokens(self) -> int:  # type: ignore[override]  # a model may be moved to another device
+        """Padded pieces of a batch that suit the device."""
+        return MAX_TOKENS.get(self.model.device.type, MAX_TOKENS["cuda"])
+
+    @property
+    def spec(self) -> Spec:
+        """What the model's configuration says now."""
+        return Spec.of(self.model.config)
+
+    @property
+    def classifier(self) -> tuple[Floats32, Floats32]:
+        """The linear layer's weights and biases as they are now."""
+        layer = self.model.head.classifier
+        weight, bias = (t.detach().float().cpu().numpy() for t in (layer.weight, layer.bias))
+        return weight, bias
+
+    @torch.inference_mode()
+    def run(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Floats32, Ints]]:
+        """Yield features and positions, a batch later than computed: a GPU is not waited for between batches."""
+        self.model.eval()
+        waiting: tuple[Batch, Tensor, Tensor] | None = None
+        for batch in batches:
+            states = batch_states(self.model, batch, self.max_tokens)
+            mask = torch.from_numpy(batch.source_mask).to(states.device)
+            found = (batch, *self.model.head.features(states, mask))
+            if waiting is not None:
+                yield _fetched(*waiting)
+            waiting = found
+        if waiting is not None:
+            yield _fetched(*waiting)
+
+
+def _fetched(batch: Batch, features: Tensor, positions: Tensor) -> tuple[Batch, Floats32, Ints]:
+    return batch, features.float().cpu().numpy(), positions.cpu().numpy().astype(np.int64, copy=False)

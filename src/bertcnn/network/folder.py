@@ -1,0 +1,66 @@
+"""A saved model's folder: what must be in it, and that it is whole. Loads neither torch nor transformers."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from bertcnn.errors import ModelError
+
+MODEL_TYPE = "bertcnn"
+FORMAT_VERSION = 1
+WEIGHTS = "model.safetensors"
+
+
+def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return ``config.json`` of a model folder.
+
+    Raises:
+        ModelError: It is missing, broken, of another type, or of a newer format.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        kind, version = config.get("model_type"), config.get("format_version", 1)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{folder} holds no readable config.json ({error}). Expected a bertcnn model.") from error
+    if kind != MODEL_TYPE:
+        raise ModelError(
+            f"{folder} holds a model of type {kind!r}, expected 'bertcnn'. "
+            "To put a new head on an encoder, use BertCNN.from_encoder or 'bertcnn train --encoder'."
+        )
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ModelError(
+            f"{folder} is of format {version!r}, this bertcnn reads up to {FORMAT_VERSION}. Upgrade bertcnn."
+        )
+    return dict(config)
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuse a model folder that cannot be loaded as it was saved. A hub name passes.
+
+    Raises:
+        ModelError: It is missing, broken, of another type, or of a newer format.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        if folder.exists() or len(folder.parts) != 2 or folder.is_absolute():
+            raise ModelError(f"No model folder {str(folder)!r}. Expected what 'bertcnn train --output' wrote.")
+        return
+    config = read_config(folder)
+    weights = folder / WEIGHTS
+    wanted = config.get("weights_sha256")
+    if wanted and not weights.is_file():
+        raise ModelError(f"{weights} is missing. Copy the whole folder again, or train again.")
+    if wanted and (found := sha256_of(weights)) != wanted:
+        raise ModelError(
+            f"{weights} has sha256 {found[:16]}..., expected {wanted[:16]}...: it is truncated or was changed. "
+            "Copy it again, or train again."
+        )
+
+
+def sha256_of(file: Path) -> str:
+    """Return the hash of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
