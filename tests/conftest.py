@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -17,7 +19,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from bertcnn import Predictor, Settings, save, train
 from bertcnn.network.encoder import load_tokenizer
@@ -244,3 +246,60 @@ def csv_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = "".join(f"{i},{text},{label}\n" for i, (text, label) in enumerate(zip(texts, labels, strict=True)))
     file.write_text("id,review,sentiment\n" + rows)
     return file
+
+
+# ---- other families of encoders
+
+POSITIONS = 24
+FAMILIES: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "distilbert": {},
+    "roberta": {"pad_token_id": 1},
+    "xlm-roberta": {"pad_token_id": 1},
+    "electra": {"embedding_size": 16},
+    "albert": {"embedding_size": 16},
+    "mpnet": {"pad_token_id": 1},
+    "deberta-v2": {
+        "relative_attention": True,
+        "pos_att_type": ["c2p", "p2c"],
+        "position_buckets": 8,
+        "position_biased_input": False,
+    },
+    "modernbert": {"bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2, "local_attention": 8},
+    "longformer": {"attention_window": [8, 8, 8]},
+}
+
+
+@pytest.fixture(scope="session")
+def pad_is_one(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tokenizer of conftest with the special pieces where RoBERTa has them: <s> 0, <pad> 1, </s> 2."""
+    folder = tmp_path_factory.mktemp("pad-is-one")
+    given = AutoTokenizer.from_pretrained(tiny).get_vocab()
+    words = [word for word in sorted(given, key=given.get) if not word.startswith("[")]
+    vocabulary = {word: i for i, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *words])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    names = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "sep_token": "</s>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def make_family(tiny: str, pad_is_one: Path, tmp_path: Path) -> Callable[[str], Path]:
+    def make(family: str) -> Path:
+        values = {
+            "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64,
+            "max_position_embeddings": POSITIONS, "initializer_range": 0.2, "pad_token_id": 0, **FAMILIES[family],
+        }  # fmt: skip
+        tokenizer = AutoTokenizer.from_pretrained(pad_is_one if values["pad_token_id"] else tiny)
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(family, vocab_size=len(tokenizer), **values)
+        AutoModel.from_config(config).save_pretrained(tmp_path / family)
+        tokenizer.save_pretrained(tmp_path / family)
+        return tmp_path / family
+
+    return make

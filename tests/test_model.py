@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch.nn import functional
 from transformers import (
     AutoConfig,
@@ -35,6 +34,7 @@ from bertcnn.network.encoder import layer_of_parameters, load_encoder, load_toke
 from bertcnn.network.loss import classification_loss
 from bertcnn.network.vectors import RANDOM_RANGE, build_vectors, read_vectors
 from bertcnn.text.tokens import PieceTokenizer
+from tests.conftest import FAMILIES, POSITIONS
 
 TEXTS = ["a good film", "", "the staff was so very awful", "x", "the room is not really fine, it was dull! " * 3]
 SHORT = TEXTS[:4]
@@ -646,60 +646,6 @@ def test_heights_of_parameters(tiny: str) -> None:
 
 # ---- other families of encoders
 
-POSITIONS = 24
-FAMILIES: dict[str, dict[str, Any]] = {
-    "bert": {},
-    "distilbert": {},
-    "roberta": {"pad_token_id": 1},
-    "xlm-roberta": {"pad_token_id": 1},
-    "electra": {"embedding_size": 16},
-    "albert": {"embedding_size": 16},
-    "mpnet": {"pad_token_id": 1},
-    "deberta-v2": {
-        "relative_attention": True,
-        "pos_att_type": ["c2p", "p2c"],
-        "position_buckets": 8,
-        "position_biased_input": False,
-    },
-    "modernbert": {"bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2, "local_attention": 8},
-    "longformer": {"attention_window": [8, 8, 8]},
-}
-
-
-@pytest.fixture(scope="session")
-def pad_is_one(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tokenizer of conftest with the special pieces where RoBERTa has them: <s> 0, <pad> 1, </s> 2."""
-    folder = tmp_path_factory.mktemp("pad-is-one")
-    given = AutoTokenizer.from_pretrained(tiny).get_vocab()
-    words = [word for word in sorted(given, key=given.get) if not word.startswith("[")]
-    vocabulary = {word: i for i, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *words])}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    names = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "sep_token": "</s>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def make_family(tiny: str, pad_is_one: Path, tmp_path: Path) -> Callable[[str], Path]:
-    def make(family: str) -> Path:
-        values = {
-            "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64,
-            "max_position_embeddings": POSITIONS, "initializer_range": 0.2, "pad_token_id": 0, **FAMILIES[family],
-        }  # fmt: skip
-        tokenizer = AutoTokenizer.from_pretrained(pad_is_one if values["pad_token_id"] else tiny)
-        torch.manual_seed(0)
-        config = AutoConfig.for_model(family, vocab_size=len(tokenizer), **values)
-        AutoModel.from_config(config).save_pretrained(tmp_path / family)
-        tokenizer.save_pretrained(tmp_path / family)
-        return tmp_path / family
-
-    return make
-
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_encoder_can_be_the_trunk(make_family: Callable[[str], Path], family: str, tmp_path: Path) -> None:
@@ -1055,3 +1001,18 @@ def test_the_twin_is_a_model_like_any_other(tmp_path: Path, freeze: bool) -> Non
     assert type(AutoModelForSequenceClassification.from_pretrained(tmp_path)) is BertCNN
     score = pipeline("text-classification", str(tmp_path))(texts[0])[0]
     assert score["label"] == predictor.predict(texts[:1])[0].label
+
+
+def test_word_vectors_are_padded_so_that_a_text_of_one_word_has_windows() -> None:
+    """Kim (2014) pads by the widest window less one; so "great" is seen by filters five words wide."""
+    bare, padded = (build_vectors(["great film", "so dull"], size=4, padding=by) for by in (0, 4))
+    assert padded[1].prefix == padded[1].suffix == [0] * 4
+    assert padded[1](["great"])[0].tolist() == [0, 0, 0, 0, 2, 0, 0, 0, 0]
+    assert (padded[0].embeddings.weight[0] == 0).all()
+    for (encoder, cutter), fits in ((bare, False), (padded, True)):
+        torch.manual_seed(0)
+        model = BertCNN.from_encoder(
+            encoder, num_filters=3, kernel_sizes=(3, 5), max_length=1 << 30, special_pieces=(len(cutter.prefix),) * 2
+        )
+        _, positions = Predictor(model, cutter).pooled(cutter(["great"]))
+        assert (positions >= 0).all() == fits

@@ -239,7 +239,7 @@ def test_resume_refuses_other_settings_and_nothing_to_resume(tiny: str, csv_file
 def test_the_folder_of_a_model(folder: Path, quick: Settings) -> None:
     names = {path.name for path in folder.iterdir()}
     wanted = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "run.toml", "metrics.json"}
-    assert names == wanted | {"README.md"}
+    assert names == wanted | {"README.md", "golden.json"}
     assert read_settings(folder / "run.toml") == change(quick, {"method": "head-then-finetune"})
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["test"]["headlines"]["accuracy"]["value"] > 0.9

@@ -44,7 +44,9 @@ class ModelSettings:
         "'minilm', a folder, a Hugging Face name; or 'words' (random word vectors), 'words:FILE' (.npz, .vec, "
         ".txt, .bin), 'pieces:NAME' (the input table of an encoder, without its layers).",
     )
-    depth: int | Literal["half", "all"] = _setting("half", "Encoder layers to keep, from below: a number, half, all.")
+    depth: int | Literal["half", "all", "auto"] = _setting(
+        "half", "Encoder layers to keep, from below: a number, half, all; auto: as few as do, by trying (--tolerance)."
+    )
     states: str = _setting("last", "States the convolution reads: last, mix (learned), concat-N (last N layers).")
     features: Literal["windows", "mean", "first"] = _setting(
         "windows", "What decides: windows (the convolution); the mean or first state (a plain linear head, to compare)."
@@ -55,6 +57,17 @@ class ModelSettings:
     max_length: int = _setting(512, "Pieces encoded at once; longer texts are read in overlapping windows.")
     overlap: int = _setting(64, "Pieces that neighbouring windows share.")
     vector_size: int = _setting(300, "Width of random word vectors.")
+
+    @property
+    def layers(self) -> int | Literal["half", "all"]:
+        """The depth, where something must know it.
+
+        Raises:
+            SettingsError: It is ``auto``, which only training can make a depth of.
+        """
+        if self.depth == "auto":
+            raise SettingsError("depth is 'auto', which is chosen in training. Expected a number, half or all here.")
+        return self.depth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +89,14 @@ class TrainingSettings:
     patience: int = _setting(3, "Stop after so many epochs without a better dev score.")
     metric: Literal["auto", "accuracy", "macro_f1", "micro_f1", "log_loss"] = _setting(
         "auto", "Dev score that keeps the best epoch; auto: accuracy, or macro_f1 where texts have many labels."
+    )
+    tolerance: float = _setting(
+        0.3, "With depth auto: points of the dev score (hundredths) that the chosen depth may be below the best."
+    )
+    budget_ms: float = _setting(
+        0.0,
+        "With depth auto: choose the depth and the filters that are best on dev among those that answer one text of "
+        "median length in so many milliseconds here, by torch; 0: no limit.",
     )
     train_word_embeddings: bool = _setting(False, "Train the encoder's table of pieces as well.")
     class_weights: Literal["none", "balanced"] | tuple[float, ...] = _setting(
@@ -208,10 +229,13 @@ def _fault(error: Any) -> str:
 
 def _out_of_range(settings: Settings) -> list[str]:
     data, model, training = settings.data, settings.model, settings.training
+    is_auto, kind = model.depth == "auto", model.encoder.partition(":")[0]
+    has_layers = kind not in {"words", "pieces"}
     rules: list[tuple[str, Any, bool, str]] = [
         ("dev_fraction", data.dev_fraction, 0 <= data.dev_fraction <= 0.5, "0 to 0.5"),
         ("test_fraction", data.test_fraction, 0 <= data.test_fraction <= 0.5, "0 to 0.5"),
         ("delimiter", data.delimiter, len(data.delimiter) <= 1 or data.delimiter == "\\t", "one character"),
+        ("depth", model.depth, has_layers or not is_auto, f"all: an encoder of {kind} has no layers to choose from"),
         ("kernel_sizes", model.kernel_sizes, bool(model.kernel_sizes) and min(model.kernel_sizes) >= 1, "widths >= 1"),
         ("dropout", model.dropout, 0 <= model.dropout < 1, "0 to below 1"),
         ("max_length", model.max_length, model.max_length >= 8, "at least 8"),
@@ -221,6 +245,9 @@ def _out_of_range(settings: Settings) -> list[str]:
         ("label_smoothing", training.label_smoothing, 0 <= training.label_smoothing < 1, "0 to below 1"),
         ("focal_gamma", training.focal_gamma, training.focal_gamma >= 0, "at least 0"),
         ("negation_contrasts", training.negation_contrasts, 0 <= training.negation_contrasts <= 5, "0 to 5"),
+        ("tolerance", training.tolerance, training.tolerance >= 0, "at least 0"),
+        ("budget_ms", training.budget_ms, training.budget_ms >= 0, "at least 0"),
+        ("budget_ms", training.budget_ms, is_auto or training.budget_ms <= 0, "0, or depth = auto to choose by it"),
         ("weight_decay", training.weight_decay, training.weight_decay >= 0, "at least 0"),
     ]
     positive = {

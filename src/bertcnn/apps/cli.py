@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, predict, embed, compare, report.
+"""The command line: train, evaluate, predict, embed, compare, report, export, check.
 
 Heavy libraries are imported inside the commands, so that ``--help`` is quick. What goes wrong by
 a user's hand is one line on stderr and exit code 2.
@@ -10,41 +10,39 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, cast
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from bertcnn.apps.compare import compare, report
+from bertcnn.apps.export import check, export
+from bertcnn.apps.show import SHOWN_LABELS, err, out, say_blank, say_findings, show_rows, show_scores
 from bertcnn.errors import BertCNNError, DataError, ModelError, SettingsError, TrainingError, nearest
 from bertcnn.settings import Settings, all_settings, change, read_settings, write_settings
 
 if TYPE_CHECKING:
-    from bertcnn.inference.metrics import Evaluation
     from bertcnn.inference.predictor import Prediction, Predictor
-    from bertcnn.text.dataset import Splits
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
 )
-out = Console()
-err = Console(stderr=True)
-
 INTERRUPTED = 130
 ROWS_AT_ONCE = 4096
-SHOWN_LABELS = 12
 
 Text = Annotated[str, typer.Option(help="Column with the texts.")]
 Encoding = Annotated[str, typer.Option(help="Of csv, tsv and jsonl files.")]
 Delimiter = Annotated[str, typer.Option(help="Between csv columns; empty: a comma, and a tab for .tsv.")]
 Device = Annotated[Optional[str], typer.Option(help="cpu, cuda, ...; the GPU where there is one.")]
+Runner = Annotated[
+    Literal["auto", "torch", "onnx", "onnx-int8"],
+    typer.Option("--backend", help="What runs the network; auto: the fastest that `bertcnn export` wrote, or torch."),
+]
 
 
 def main() -> None:
@@ -147,7 +145,7 @@ def train(
     console = err if is_main else Console(quiet=True)
     try:
         splits = load_splits(source, settings.data, dev=dev, test=test, seed=settings.training.seed)
-        _say_findings(console, splits)
+        say_findings(console, splits)
         from bertcnn.training.save import save
         from bertcnn.training.train import train as run
 
@@ -165,7 +163,7 @@ def train(
         raise
     if not is_main:
         return
-    save(trained, output, overwrite=overwrite)
+    save(trained, output, overwrite=overwrite, sources={"source": source, "dev": dev, "test": test})
     for event in checkpoints.rglob("events.out.tfevents*"):
         logs = output / "logs" / event.relative_to(checkpoints).parts[0]
         logs.mkdir(parents=True, exist_ok=True)
@@ -180,7 +178,7 @@ def train(
             highlight=False,
         )
     name, scores = ("test", trained.test) if trained.test is not None else ("dev", trained.dev)
-    _show(scores, f"{output.name} on {name}")
+    show_scores(scores, f"{output.name} on {name}")
     out.print(f"Trained in {trained.seconds:.0f} s, saved in [bold]{escape(str(output))}[/].", highlight=False)
     out.print(f"Next: bertcnn predict {escape(str(output))} new.csv --output scored.csv", highlight=False)
 
@@ -190,6 +188,8 @@ train.__annotations__ = {p.name: p.annotation for p in _train_signature().parame
 app.command()(train)
 app.command()(compare)
 app.command()(report)
+app.command()(export)
+app.command()(check)
 
 
 @app.command()
@@ -201,6 +201,7 @@ def evaluate(
     separator: Annotated[str, typer.Option(help="Between labels, where a text can have many.")] = "",
     encoding: Encoding = "utf-8",
     delimiter: Delimiter = "",
+    backend: Runner = "auto",
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
@@ -211,7 +212,7 @@ def evaluate(
     Of a source with splits, the test split is taken, or the dev split where there is none.
     """
     _quiet()
-    predictor = _load(model, device)
+    predictor = _load(model, backend, device)
     from bertcnn.text.dataset import load_examples
 
     separator = separator or ("|" if predictor.is_multi_label else "")
@@ -225,8 +226,8 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(scores.to_dict(), indent=1))
     else:
-        _say_blank(examples.texts)
-        _show(scores, f"{model.name} on {source}")
+        say_blank(examples.texts)
+        show_scores(scores, f"{model.name} on {source}")
 
 
 @app.command()
@@ -239,6 +240,7 @@ def predict(
     text: Text = "text",
     encoding: Encoding = "utf-8",
     delimiter: Delimiter = "",
+    backend: Runner = "auto",
     device: Device = None,
     max_tokens: Annotated[Optional[int], typer.Option(help="Padded word pieces of a batch.", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="On stdout: a JSON object a line.")] = False,
@@ -256,7 +258,7 @@ def predict(
     _quiet()
     if output is not None and source != "-" and output.resolve() == Path(source).resolve():
         raise DataError(f"--output {output} is the input itself. Give another name.")
-    predictor = _load(model, device, max_tokens)
+    predictor = _load(model, backend, device, max_tokens)
     from bertcnn.text.files import check_column, read_rows, write_jsonl, write_rows, write_separated
 
     if source == "-":
@@ -276,7 +278,7 @@ def predict(
     elif as_json:
         number = write_jsonl(sys.stdout, scored)
     elif as_table or sys.stdout.isatty():
-        number = _show_rows(scored, text)
+        number = show_rows(scored, text)
     else:
         number = write_separated(sys.stdout, scored)
     seconds = perf_counter() - started
@@ -328,7 +330,7 @@ def embed(
         for row in read_rows(source, encoding=encoding, delimiter=delimiter):
             check_column(row, text, "--text", source, delimiter=delimiter)
             texts.append(as_text(row[text]))
-    layers = change(Settings(), {"depth": depth}).model.depth
+    layers = change(Settings(), {"depth": depth}).model.layers
     model, tokenizer = load_for_embedding(encoder, layers, states, max_length, overlap)
     pieces = tokenizer(texts)
     write_states(output, model, tokenizer, pieces)
@@ -375,14 +377,14 @@ def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _load(model: Path, device: str | None, max_tokens: int | None = None) -> "Predictor":
+def _load(model: Path, backend: Runner, device: str | None, max_tokens: int | None = None) -> "Predictor":
     if not model.exists():
         beside = [p.name for p in model.parent.glob("*") if p.is_dir()]
         hint = nearest(model.name, beside)
         raise ModelError(f"No model folder {str(model)!r}. Expected what 'bertcnn train --output' wrote.{hint}")
     from bertcnn.inference.predictor import Predictor
 
-    return Predictor.load(model, device=device, max_tokens=max_tokens)
+    return Predictor.load(model, backend=backend, device=device, max_tokens=max_tokens)
 
 
 def _scored(
@@ -428,83 +430,11 @@ def _stdin_lines(encoding: str) -> Iterator[str]:
         yield line.removeprefix("\ufeff").rstrip("\r\n") if number == 1 else line.rstrip("\r\n")
 
 
-def _say_findings(console: Console, splits: "Splits") -> None:
-    from bertcnn.text.dataset import find_leaks, look_at
-
-    parts = {"train": splits.train, "dev": splits.dev, "test": splits.test}
-    sizes = ", ".join(f"{name} {len(part):,}" for name, part in parts.items() if part is not None)
-    found = look_at(splits.train)
-    counts = ", ".join(f"{name} {count:,}" for name, count in list(found.label_counts.items())[:SHOWN_LABELS])
-    more = (
-        f", and {len(found.label_counts) - SHOWN_LABELS} more labels" if len(found.label_counts) > SHOWN_LABELS else ""
-    )
-    console.print(f"Texts: {sizes}. Training labels: {escape(counts)}{more}.", highlight=False, soft_wrap=True)
-    notes = {
-        "empty texts": found.blank,
-        "duplicate texts": found.duplicates,
-        "texts with contradicting labels": found.contradictions,
-    }
-    said = [f"{count:,} {what}" for what, count in notes.items() if count]
-    if said:
-        console.print(f"[yellow]Mind:[/] among the training texts are {', '.join(said)}.", highlight=False)
-    leaks = find_leaks(splits)
-    for pair, count in leaks.items():
-        console.print(f"[yellow]Mind:[/] {count:,} texts are in both {pair}; scores there flatter.", highlight=False)
-    if not leaks:
-        console.print("Leak check: no text is in two splits.", highlight=False)
-
-
-def _say_blank(texts: Iterable[str]) -> None:
-    blank = sum(not text.strip() for text in texts)
-    if blank:
-        err.print(f"{blank:,} texts are empty; they were classified like any other.", highlight=False)
-
-
-def _show(scores: "Evaluation", title: str) -> None:
-    table = Table(title=f"{escape(title)}: {scores.texts:,} texts", title_justify="left", show_edge=False)
-    table.add_column("score")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval", justify="right")
-    for name, estimate in scores.headlines.items():
-        interval = f"{estimate.low:.3f} to {estimate.high:.3f}"
-        table.add_row(name.replace("_", " ").replace("f1", "F1"), f"{estimate.value:.3f}", interval)
-    out.print(table)
-    columns = Table(show_edge=False)
-    columns.add_column("label")
-    for name in ("precision", "recall", "F1", "texts"):
-        columns.add_column(name, justify="right")
-    names = list(scores.labels)
-    confused = scores.confusion is not None and len(names) <= SHOWN_LABELS
-    if confused:
-        for name in names:
-            columns.add_column(f"as {escape(name)}", justify="right", style="dim")
-    for i, (name, row) in enumerate(scores.labels.items()):
-        cells = [f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{row['f1']:.3f}", f"{row['support']:,}"]
-        extra = list(map(str, scores.confusion[i])) if confused and scores.confusion is not None else []
-        columns.add_row(escape(name), *cells, *extra)
-    out.print(columns)
-
-
-def _show_rows(rows: Iterable[dict[str, Any]], text: str) -> int:
-    """Show predictions on a terminal, a row each."""
-    from bertcnn.text.files import without_surrogates
-
-    table = Table(show_edge=False)
-    table.add_column("text", overflow="fold", ratio=1)
-    table.add_column("prediction")
-    table.add_column("confidence", justify="right")
-    number = 0
-    for row in rows:
-        table.add_row(escape(without_surrogates(str(row[text]))), escape(row["prediction"]), f"{row['confidence']:.3f}")
-        number += 1
-    out.print(table)
-    return number
-
-
 def _quiet() -> None:
-    """Keep the libraries' own progress and notes off the screen."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    with suppress(AttributeError):
-        transformers.logging.disable_progress_bar()
+    """Keep the libraries' own progress and notes off the screen, without loading them for it."""
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    loaded = sys.modules.get("transformers")
+    if loaded is not None:
+        loaded.logging.set_verbosity_error()
+        loaded.logging.disable_progress_bar()

@@ -6,19 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from bertcnn.apps.show import err, out
 from bertcnn.errors import SettingsError, StudyError
 
 if TYPE_CHECKING:
     from bertcnn.study.findings import Report, Row
     from bertcnn.study.plan import Plan
 
-out = Console()
-err = Console(stderr=True)
 
 INTERRUPTED = 130
 _OF_A_SOURCE = (None, "", "", "text", "label", "", "utf-8", "")

@@ -20,6 +20,8 @@ from bertcnn.text.tokens import Batch, Windowing
 Floats32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
+NO_FILTERS = "This model has a plain linear head and no filters. Train one with features = 'windows', the default."
+
 
 class _Config(Protocol):
     """What of a model's configuration is needed."""
@@ -75,7 +77,9 @@ class Spec:
         """
         config = read_config(folder)
         try:
-            names = {int(i): str(name) for i, name in config["id2label"].items()}
+            # transformers leaves out names that are its default ones.
+            named = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
+            names = {int(i): str(name) for i, name in named.items()}
             return cls(
                 labels=tuple(names[i] for i in range(len(names))),
                 is_multi_label=config["problem_type"] == "multi_label_classification",
@@ -117,4 +121,17 @@ class Backend(ABC):
         """Yield for each batch its features ``(B, M)``, and the first piece of each one's window in its row.
 
         A position is -1 where there is no window.
+        """
+
+    @abstractmethod
+    def states(self, batch: Batch) -> Floats32:
+        """Return what the convolution reads of a batch, ``(B, T, D)``; where a row is shorter, anything."""
+
+    @property
+    @abstractmethod
+    def filters(self) -> tuple[Floats32, Floats32]:
+        """The convolution: weights ``(sum(kernel_sizes) * F, D)`` and biases ``(M,)``, as in ``TextCNN``.
+
+        Raises:
+            ModelError: The model has a plain linear head.
         """

@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bertcnn.errors import ModelError
-from bertcnn.inference.backend import Backend, Floats32, Ints, Spec
+from bertcnn.inference.backend import NO_FILTERS, Backend, Floats32, Ints, Spec
 from bertcnn.network.folder import WEIGHTS, read_config
 from bertcnn.text.tokens import Batch
 
@@ -58,20 +59,39 @@ class OnnxBackend(Backend):
     @cached_property
     def classifier(self) -> tuple[Floats32, Floats32]:
         """The linear layer, read from the folder's weights; int8 leaves it as it is."""
-        try:
-            with safe_open(self.folder / WEIGHTS, framework="np") as weights:
-                return weights.get_tensor("head.classifier.weight"), weights.get_tensor("head.classifier.bias")
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"Cannot read {self.folder / WEIGHTS}: {error}. Copy the whole folder again.") from error
+        return self._weights("head.classifier")
+
+    @cached_property
+    def filters(self) -> tuple[Floats32, Floats32]:
+        """The convolution, read from the folder's weights; int8 rounds its products a little."""
+        if self.spec.reach is None:
+            raise ModelError(NO_FILTERS)
+        return self._weights("head.cnn")
 
     def run(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Floats32, Ints]]:
         """Yield features and positions."""
         for batch in batches:
-            feed: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-            if not batch.is_plain:
-                feed |= {"source": batch.source, "source_mask": batch.source_mask}
-            features, positions = self.session.run(["features", "positions"], feed)
+            features, positions = self.session.run(["features", "positions"], _feed(batch))
             yield batch, features, positions
+
+    def states(self, batch: Batch) -> Floats32:
+        """Return what the convolution reads of a batch."""
+        (states,) = self.session.run(["states"], _feed(batch))
+        return np.asarray(states)
+
+    def _weights(self, layer: str) -> tuple[Floats32, Floats32]:
+        try:
+            with safe_open(self.folder / WEIGHTS, framework="np") as weights:
+                return weights.get_tensor(f"{layer}.weight"), weights.get_tensor(f"{layer}.bias")
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"Cannot read {self.folder / WEIGHTS}: {error}. Copy the whole folder again.") from error
+
+
+def _feed(batch: Batch) -> dict[str, Any]:
+    feed: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if not batch.is_plain:
+        feed |= {"source": batch.source, "source_mask": batch.source_mask}
+    return feed
 
 
 def open_session(graph: Path) -> Any:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from bertcnn.errors import ModelError
 from bertcnn.inference.backend import Backend
 from bertcnn.inference.calibration import probabilities_of
+from bertcnn.inference.golden import check_golden
 from bertcnn.inference.metrics import Evaluation, decide, evaluate
 from bertcnn.inference.onnx_backend import FILES, OnnxBackend
 from bertcnn.network.folder import check_folder
@@ -95,8 +96,8 @@ class Predictor:
             max_tokens: Padded pieces of a batch. None: what suits the backend.
 
         Raises:
-            ModelError: The folder is missing, broken, of another type, or of a newer format; or the
-                backend is not there.
+            ModelError: The folder is missing, broken, of another type, or of a newer format; the backend is
+                not there; or the model answers its golden texts otherwise than when it was saved.
         """
         if not Path(folder).is_dir():
             raise ModelError(f"No model folder {str(folder)!r}. Expected what 'bertcnn train --output' wrote.")
@@ -111,7 +112,9 @@ class Predictor:
             runner = _load_torch(folder, device)
         else:
             raise ModelError(f"backend is {backend!r}, expected auto, torch, {', '.join(FILES)}.")
-        return cls(runner, tokenizer, max_tokens=max_tokens)
+        predictor = cls(runner, tokenizer, max_tokens=max_tokens)
+        check_golden(Path(folder), kind, predictor.logits)
+        return predictor
 
     @property
     def model(self) -> "BertCNN":

@@ -4,9 +4,11 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bertcnn.inference.backend import Backend, Floats32, Ints, Spec
+from bertcnn.errors import ModelError
+from bertcnn.inference.backend import NO_FILTERS, Backend, Floats32, Ints, Spec
+from bertcnn.network.cnn import TextCNN
 from bertcnn.network.model import BertCNN
 from bertcnn.network.states import MAX_TOKENS, batch_states
 from bertcnn.text.tokens import SEGMENT_WINDOWS, Batch
@@ -34,9 +36,15 @@ class TorchBackend(Backend):
     @property
     def classifier(self) -> tuple[Floats32, Floats32]:
         """The linear layer's weights and biases as they are now."""
-        layer = self.model.head.classifier
-        weight, bias = (t.detach().float().cpu().numpy() for t in (layer.weight, layer.bias))
-        return weight, bias
+        return _arrays(self.model.head.classifier)
+
+    @property
+    def filters(self) -> tuple[Floats32, Floats32]:
+        """The convolution's weights and biases as they are now."""
+        cnn = self.model.head.cnn
+        if not isinstance(cnn, TextCNN):
+            raise ModelError(NO_FILTERS)
+        return _arrays(cnn)
 
     @torch.inference_mode()
     def run(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Floats32, Ints]]:
@@ -52,6 +60,17 @@ class TorchBackend(Backend):
             waiting = found
         if waiting is not None:
             yield _fetched(*waiting)
+
+    @torch.inference_mode()
+    def states(self, batch: Batch) -> Floats32:
+        """Return what the convolution reads of a batch."""
+        states = self.model.head.mix(batch_states(self.model.eval(), batch, self.max_tokens))
+        return np.asarray(states.float().cpu().numpy())
+
+
+def _arrays(layer: nn.Linear | TextCNN) -> tuple[Floats32, Floats32]:
+    weight, bias = (tensor.detach().float().cpu().numpy() for tensor in (layer.weight, layer.bias))
+    return weight, bias
 
 
 def _fetched(batch: Batch, features: Tensor, positions: Tensor) -> tuple[Batch, Floats32, Ints]:

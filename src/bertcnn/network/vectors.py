@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 import torch
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
@@ -62,7 +62,13 @@ class WordVectors(PreTrainedModel):
 
 
 def build_vectors(
-    texts: list[str], *, file: str | Path | None = None, size: int = 300, seed: int = 0, max_words: int = 100_000
+    texts: list[str],
+    *,
+    file: str | Path | None = None,
+    size: int = 300,
+    seed: int = 0,
+    max_words: int = 100_000,
+    padding: int = 0,
 ) -> tuple[WordVectors, PieceTokenizer]:
     """Make a table for the words of the training texts and, where given, of a vector file.
 
@@ -72,6 +78,8 @@ def build_vectors(
         size: Width of random vectors.
         seed: Of the words that the file does not have.
         max_words: Most words taken from the file beyond those of the texts, in its order.
+        padding: Zero vectors to put before and after each text, as Kim (2014) does, the widest window
+            less one: windows that hang over the ends see where a text begins, and fit one of two words.
 
     Raises:
         EncoderError: The file cannot be read.
@@ -100,6 +108,9 @@ def build_vectors(
     encoder.embeddings.weight.data = torch.from_numpy(table.astype(np.float32))
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer, tokenizer.pre_tokenizer = cutter.normalizer, cutter.pre_tokenizer
+    if padding:
+        edge = " ".join([PAD] * padding)
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"{edge} $A {edge}", special_tokens=[(PAD, 0)])
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "pad_token": PAD,

@@ -284,7 +284,7 @@ class MeanStates(TransformerMixin, BaseEstimator):
 
         model = change(self.base, {"depth": self.depth}).model
         self.model_, self.tokenizer_ = load_for_embedding(
-            model.encoder, model.depth, "last", model.max_length, model.overlap
+            model.encoder, model.layers, "last", model.max_length, model.overlap
         )
         return self
 

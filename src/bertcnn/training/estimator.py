@@ -36,7 +36,8 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
 
     Parameters are the settings of the model and of training (:mod:`bertcnn.settings`), by their
     names, and ``dev_fraction``, the share of the texts that choices are made on; ``verbose`` shows
-    progress.
+    progress. With ``depth="auto"`` the chosen depth is ``trained_.settings.model.depth``, and what was tried is
+    ``trained_.depth_curve``.
 
     Attributes:
         classes_: The labels, in the order of the columns of ``predict_proba``.

@@ -5,25 +5,32 @@ import json
 import platform
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from bertcnn.errors import TrainingError
+from bertcnn.inference.golden import write_golden
 from bertcnn.inference.metrics import Evaluation
 from bertcnn.network.encoder import quiet_transformers
 from bertcnn.network.folder import WEIGHTS
 from bertcnn.settings import write_settings
+from bertcnn.training.depth import DepthCurve
 from bertcnn.training.train import Trained
 
 VERSIONS_OF = ("bertcnn", "torch", "transformers", "tokenizers", "numpy")
 
 
-def save(trained: Trained, folder: str | Path, *, overwrite: bool = False) -> None:
+def save(
+    trained: Trained, folder: str | Path, *, overwrite: bool = False, sources: Mapping[str, str | None] | None = None
+) -> None:
     """Write weights, tokenizer, settings, scores and a model card.
 
     Args:
         trained: To be saved.
         folder: It appears under this name when all is written.
         overwrite: Replace a folder that is there; the old one goes when the new one is whole.
+        sources: What :func:`~bertcnn.text.dataset.load_splits` read the texts from, for ``bertcnn export`` to find
+            the dev texts again.
 
     Raises:
         TrainingError: The folder is there already, or cannot be written.
@@ -35,7 +42,7 @@ def save(trained: Trained, folder: str | Path, *, overwrite: bool = False) -> No
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
-        _write(trained, draft)
+        _write(trained, draft, sources)
         draft.chmod(0o755)
         if place.exists():
             old = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-old-"))
@@ -58,7 +65,7 @@ def save(trained: Trained, folder: str | Path, *, overwrite: bool = False) -> No
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def _write(trained: Trained, folder: Path) -> None:
+def _write(trained: Trained, folder: Path, sources: Mapping[str, str | None] | None) -> None:
     predictor = trained.predictor
     predictor.model.config.encoder._name_or_path = ""  # a path of this machine
     with quiet_transformers():
@@ -74,10 +81,13 @@ def _write(trained: Trained, folder: Path) -> None:
         "warnings": trained.warnings,
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS_OF},
         "python": platform.python_version(),
+        "depth_curve": None if trained.depth_curve is None else trained.depth_curve.to_dict(),
         "history": trained.history,
+        "sources": None if sources is None else dict(sources),
     }
     (folder / "metrics.json").write_text(json.dumps(scores, indent=1) + "\n", "utf-8")
     (folder / "README.md").write_text(model_card(trained), "utf-8")
+    write_golden(folder, "torch", predictor.logits)
 
 
 def model_card(trained: Trained) -> str:
@@ -112,7 +122,7 @@ tags: [bertcnn, text-classification]
 
 In brackets: 95 % bootstrap intervals over the texts. The epoch, the temperature
 ({trained.temperature:.2f}, folded into the weights) and any thresholds were chosen on dev, so its scores flatter.
-
+{"" if trained.depth_curve is None else _depth_section(trained.depth_curve)}
 ```python
 from bertcnn import Predictor
 
@@ -122,6 +132,18 @@ predictor.predict(["..."])[0].label
 
 All settings are in `run.toml`, all scores in `metrics.json`. Texts of any length are read whole. The model has
 seen only texts like its training texts; on others, measure before you trust it.
+"""
+
+
+def _depth_section(curve: DepthCurve) -> str:
+    return f"""
+## Why this depth
+
+{curve.table()}
+
+{curve.why} Each score is that of a head on
+frozen states, the best of its epochs on dev. One text is the training text of median length
+({curve.timed_pieces} pieces), alone, by torch, on the machine that trained.
 """
 
 

@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -37,20 +36,17 @@ Item = dict[str, Any]
 
 
 class TextSet(Dataset[Item]):
-    """Texts as Trainer wants them: pieces, truth, and where the head alone is trained, states."""
+    """Texts as Trainer wants them: pieces, truth, and their row among the pieces."""
 
-    def __init__(
-        self, pieces: Pieces, rows: npt.NDArray[np.int64], truth: Truth, states: States | None, seed: int
-    ) -> None:
-        self.pieces, self.rows, self.truth, self.states, self.seed = pieces, rows, truth, states, seed
+    def __init__(self, pieces: Pieces, rows: npt.NDArray[np.int64], truth: Truth, seed: int) -> None:
+        self.pieces, self.rows, self.truth, self.seed = pieces, rows, truth, seed
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, i: int) -> Item:
         row = int(self.rows[i])
-        item = {"input_ids": self.pieces[row], "labels": self.truth[i]}
-        return item if self.states is None else {**item, "states": self.states[row]}
+        return {"input_ids": self.pieces[row], "labels": self.truth[i], "row": row}
 
     def set_epoch(self, epoch: int) -> None:
         """Give each epoch random numbers of its own, whatever came before.
@@ -61,15 +57,20 @@ class TextSet(Dataset[Item]):
         torch.manual_seed(self.seed * 100_003 + epoch)
 
 
-def collate_states(items: Sequence[Item]) -> dict[str, Tensor]:
-    """Pad ready states to a batch for the head."""
-    rows = [torch.from_numpy(np.asarray(item["states"], dtype=np.float32)) for item in items]
-    lengths = torch.tensor([len(row) for row in rows])
-    states = pad_sequence(rows, batch_first=True)
-    if not states.shape[1]:
-        states = states.new_zeros(len(items), 1, states.shape[2])
-    mask = torch.arange(states.shape[1])[None] < lengths[:, None]
-    return {"labels": _truth(items), "states": states, "mask": mask}
+def collate_states(states: States) -> Callable[[Sequence[Item]], dict[str, Tensor]]:
+    """Return what pads ready states to a batch for the head, gathered at once from where they are mapped."""
+
+    def collate(items: Sequence[Item]) -> dict[str, Tensor]:
+        rows = np.array([item["row"] for item in items])
+        starts = states.starts[rows]
+        lengths = states.starts[rows + 1] - starts
+        columns = np.arange(max(1, lengths.max()))
+        mask = columns < lengths[:, None]
+        padded = np.zeros((*mask.shape, states.values.shape[1]), dtype=np.float32)
+        padded[mask] = states.values[(starts[:, None] + columns)[mask]]
+        return {"labels": _truth(items), "states": torch.from_numpy(padded), "mask": torch.from_numpy(mask)}
+
+    return collate
 
 
 def collate_pieces(windowing: Windowing, pad_id: int) -> Callable[[Sequence[Item]], dict[str, Tensor]]:

@@ -5,9 +5,10 @@ Source:
     Out-of-Distribution", for training the head first.
 """
 
+import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from bertcnn.text.labels import Labels
 from bertcnn.text.tokens import Pieces, PieceTokenizer
 from bertcnn.training.callbacks import Clock, Interruption, ProgressBar, Watchdog, encoding_bar
 from bertcnn.training.contrast import contrasts
+from bertcnn.training.depth import DepthCurve, DepthSearch, Scored, at, median_text
 from bertcnn.training.stage import Stage, TextSet, collate_pieces, collate_states, run_stage, several_on_cpu
 
 
@@ -41,7 +43,7 @@ class Trained:
 
     Attributes:
         predictor: The model with its best weights, calibrated on dev.
-        settings: It was trained with.
+        settings: It was trained with; where ``depth`` was ``auto``, with the depth that was chosen.
         dev, test: How good it is there.
         temperature: The logits were divided by this.
         history: Trainer's log, a dict a step, each with its ``stage``.
@@ -51,6 +53,7 @@ class Trained:
         encoding_seconds: What encoding the texts of train and dev took, now or when they were cached.
         cached_seconds: What encoding the texts of train and dev would have added, had their states not
             been in the cache (less what encoding others' texts took).
+        depth_curve: Where ``depth`` was ``auto``, what was tried.
     """
 
     predictor: Predictor
@@ -64,6 +67,7 @@ class Trained:
     seconds: float = 0.0
     encoding_seconds: float = 0.0
     cached_seconds: float = 0.0
+    depth_curve: DepthCurve | None = None
 
 
 def train(
@@ -89,6 +93,7 @@ def train(
     Raises:
         DataError: Labels that cannot be learned, or that dev or test has and train does not.
         EncoderError: The encoder cannot be loaded.
+        SettingsError: A setting does not fit, or no depth answers within ``budget_ms``.
         TrainingError: The loss became infinite, or the disk is full.
         KeyboardInterrupt: Ctrl-C; a checkpoint was saved.
     """
@@ -102,13 +107,19 @@ def train(
     truths: dict[str, Truth] = {
         n: labels.encode(part.labels, where=part.source) for n, part in parts.items() if part is not None
     }
-    model, tokenizer = build_model(settings, labels, splits.train.texts, truths["train"])
-    set_seed(settings.training.seed)  # whatever loading drew, filters and order begin here
-    model.head.apply(model._init_weights)
-    # Without a GPU, processes are joined only if told to be on the CPU; the first state made holds.
-    model.to(PartialState(cpu=several_on_cpu()).device)
+
+    def build(settings: Settings) -> tuple[BertCNN, PieceTokenizer]:
+        """Make an untrained model, the same each time."""
+        set_seed(settings.training.seed)
+        model, tokenizer = build_model(settings, labels, splits.train.texts, truths["train"])
+        set_seed(settings.training.seed)  # whatever loading drew, filters and order begin here
+        model.head.apply(model._init_weights)
+        # Without a GPU, processes are joined only if told to be on the CPU; the first state made holds.
+        model.to(PartialState(cpu=several_on_cpu()).device)
+        return model, tokenizer
+
     with tempfile.TemporaryDirectory() as scratch:
-        run = _Run(settings, model, tokenizer, Path(checkpoints or scratch), resume, console or Console(quiet=True))
+        run = _Run(settings, build, Path(checkpoints or scratch), resume, console or Console(quiet=True))
         try:
             run.train(splits, truths, also_encode)
         except (OSError, SafetensorError) as error:
@@ -116,11 +127,11 @@ def train(
                 f"Training stopped: {error}. Is the disk of {checkpoints or scratch} full? "
                 "Free some space and go on with --resume."
             ) from error
-    predictor = Predictor(model, tokenizer)
+    predictor = Predictor(run.model, run.tokenizer)
     temperature = _calibrate(predictor, splits.dev.texts, truths["dev"])
     return Trained(
         predictor=predictor,
-        settings=settings,
+        settings=run.settings,
         dev=predictor.evaluate(splits.dev),
         test=None if splits.test is None else predictor.evaluate(splits.test),
         temperature=temperature,
@@ -130,6 +141,7 @@ def train(
         seconds=time.perf_counter() - started,
         encoding_seconds=run.encoding_seconds,
         cached_seconds=run.cached_seconds,
+        depth_curve=run.depth_curve,
     )
 
 
@@ -139,7 +151,7 @@ def build_model(
     """Make an untrained model and its tokenizer.
 
     Args:
-        settings: Of the model, and of the loss.
+        settings: Of the model, and of the loss; the depth ``auto`` is not chosen here: all layers are kept.
         labels: To tell apart.
         texts: Training texts, for the vocabulary of word vectors.
         truth: Of those texts, for balanced class weights.
@@ -148,7 +160,13 @@ def build_model(
     kind, _, file = model.encoder.partition(":")
     encoder: str | PreTrainedModel
     if kind == "words":
-        encoder, tokenizer = build_vectors(list(texts), file=file or None, size=model.vector_size, seed=training.seed)
+        encoder, tokenizer = build_vectors(
+            list(texts),
+            file=file or None,
+            size=model.vector_size,
+            seed=training.seed,
+            padding=max(model.kernel_sizes) - 1 if model.features == "windows" else 0,
+        )
         max_length, overlap = 1 << 30, 0
     elif kind == "pieces":
         encoder, tokenizer = build_pieces(file or "minilm")
@@ -160,7 +178,7 @@ def build_model(
         encoder,
         labels=labels.names,
         multi_label=labels.many,
-        depth=model.depth,
+        depth="all" if model.depth == "auto" else model.depth,
         states=model.states,
         num_filters=model.num_filters,
         kernel_sizes=model.kernel_sizes,
@@ -185,28 +203,34 @@ class _Run:
     def __init__(
         self,
         settings: Settings,
-        model: BertCNN,
-        tokenizer: PieceTokenizer,
+        build: Callable[[Settings], tuple[BertCNN, PieceTokenizer]],
         folder: Path,
         resume: bool,
         console: Console,
     ) -> None:
-        self.settings, self.model, self.tokenizer = settings, model, tokenizer
+        self.settings, self._build = settings, build
         self.folder, self.resume, self.console = folder, resume, console
+        self.model, self.tokenizer = build(settings)
         self.history: list[dict[str, object]] = []
         self.warnings: list[str] = []
         self.cut_texts = 0
         self.encoding_seconds = self.cached_seconds = 0.0
+        self.depth_curve: DepthCurve | None = None
+        self._ready: States | None = None
+        self._head_is_trained = False
 
     def train(self, splits: Splits, truths: dict[str, Truth], also_encode: Sequence[str]) -> None:
         method, training = self.settings.training.method, self.settings.training
-        pool = self._pool(splits, also_encode)
+        self.truths, self.pool = truths, self._pool(splits, also_encode)
+        if self.settings.model.depth == "auto":
+            self._choose_depth(splits.train.texts)
         before: float | None = None
         if method != "finetune":
-            before = self._stage("head", pool, truths, training.head_epochs)
+            states = self._ready or self.encode(self.model)
+            before = self._stage("head", training.head_epochs, states, resume=self.resume or self._head_is_trained)
         if method != "frozen":
             kept = {name: weight.clone() for name, weight in self.model.state_dict().items()}
-            after = self._stage("finetune", pool, truths, training.epochs)
+            after = self._stage("finetune", training.epochs, None, resume=self.resume)
             if before is not None and after < before:
                 self.model.load_state_dict(kept)
                 self.warnings.append(
@@ -214,27 +238,86 @@ class _Run:
                     "weights were kept. Try a lower --encoder-learning-rate or more --epochs, or --method frozen."
                 )
 
-    def _stage(self, name: str, pool: "_Pool", truths: dict[str, Truth], epochs: int) -> float:
+    @property
+    def metric(self) -> str:
+        """The dev score that choices are made by."""
+        many, metric = self.model.config.is_multi_label, self.settings.training.metric
+        return metric if metric != "auto" else ("macro_f1" if many else "accuracy")
+
+    def build(self, settings: Settings) -> BertCNN:
+        """Make the untrained network of other settings; for the search of a depth, as the next two."""
+        return self._build(settings)[0]
+
+    def train_head(self, model: BertCNN, states: States, name: str) -> Scored:
+        """Train a network's head on states."""
+        epochs = self.settings.training.head_epochs
+        log, warnings = self._fit(model, self.folder / name, "head", epochs, states, resume=self.resume)
+        seconds = [entry["seconds"] for entry in log if "seconds" in entry]
+        return Scored(abs(self._best(log)), seconds[-1], warnings)
+
+    def encode(self, model: BertCNN) -> States:
+        """Encode the texts of all splits, or find their states in the cache."""
+        cache = cache_folder(self.settings.training.cache)
+        # Several processes share the cache: the first writes, the others wait and read.
+        started, pieces = time.perf_counter(), self.pool.pieces
+        with PartialState().main_process_first(), encoding_bar(self.console, len(pieces.ids)) as advance:
+            states = cached_states(model, self.tokenizer, pieces, cache, progress=advance)
+        learned = np.unique(np.concatenate([self.pool.rows["train"], self.pool.rows["dev"]]))
+        share = pieces.lengths[learned].sum() / max(1, len(pieces.ids))
+        encoding = float(share * states.seconds)
+        self.encoding_seconds += encoding
+        self.cached_seconds += encoding - (time.perf_counter() - started)
+        return states
+
+    def _choose_depth(self, texts: Sequence[str]) -> None:
+        """Search the depth, or read what was found before the run was killed, and go on at it."""
+        note, is_main = self.folder / "depth.json", PartialState().is_main_process
+        pieces = self.pool.pieces
+        text = median_text(texts, pieces.lengths[self.pool.rows["train"]])
+        search = DepthSearch(self, self.settings, self.tokenizer, pieces=pieces, text=text, console=self.console)
+        was_found = self.resume and note.is_file()
+        curve = DepthCurve.read(note) if was_found else search.run(self.model.config)
+        if is_main and not was_found:
+            curve.write(note)
+        self.console.print(f"  {curve.why}", highlight=False, soft_wrap=True)
+        self.depth_curve, chosen = curve, curve.chosen
+        self.settings = at(self.settings, chosen.depth, chosen.num_filters)
+        self.model = self.build(self.settings)
+        if self.settings.training.method == "finetune":
+            return
+        self.warnings += curve.warnings
+        self._ready = None if was_found else search.states(self.model)
+        # Of several processes only the first has the head's weights; they train it again, to the same ones.
+        if PartialState().num_processes == 1:
+            self._head_is_trained = _move(self.folder / chosen.name, self.folder / "head")
+
+    def _stage(self, name: str, epochs: int, states: States | None, *, resume: bool) -> float:
         """Train one stage; return its best dev score, greater being better."""
-        training = self.settings.training
-        many = self.model.config.is_multi_label
-        metric = training.metric if training.metric != "auto" else ("macro_f1" if many else "accuracy")
-        on_states = name == "head"
-        states = self._states(pool) if on_states else None
-        sets = {
-            part: TextSet(pool.pieces, pool.rows[part], truths[part], states, training.seed)
-            for part in ("train", "dev")
-        }
-        collate = collate_states if on_states else collate_pieces(self.model.config.windowing, self.tokenizer.pad_id)
-        stage = Stage(name, sets["train"], sets["dev"], collate, epochs, metric, self.folder / name)
-        watchdog, show = Watchdog(name), ProgressBar(self.console, name, metric)
-        module = self.model.head if on_states else self.model
-        with Interruption() as interruption:
-            log = run_stage(module, stage, training, [Clock(), watchdog, interruption, show], resume=self.resume)
+        log, warnings = self._fit(self.model, self.folder / name, name, epochs, states, resume=resume)
         self.history += [{"stage": name, **entry} for entry in log]
-        self.warnings += watchdog.warnings
-        sign = -1.0 if metric == "log_loss" else 1.0
-        return max(sign * entry[f"eval_{metric}"] for entry in log if f"eval_{metric}" in entry)
+        self.warnings += warnings
+        return self._best(log)
+
+    def _fit(
+        self, model: BertCNN, folder: Path, name: str, epochs: int, states: States | None, *, resume: bool
+    ) -> tuple[list[dict[str, float]], list[str]]:
+        """Train the head where there are states, else all; return Trainer's log and signs of failure."""
+        training, pool, metric = self.settings.training, self.pool, self.metric
+        sets = {
+            part: TextSet(pool.pieces, pool.rows[part], self.truths[part], training.seed) for part in ("train", "dev")
+        }
+        whole = collate_pieces(model.config.windowing, self.tokenizer.pad_id)
+        collate = whole if states is None else collate_states(states)
+        stage = Stage(name, sets["train"], sets["dev"], collate, epochs, metric, folder)
+        watchdog, show = Watchdog(name), ProgressBar(self.console, folder.name, metric)
+        module = model if states is None else model.head
+        with Interruption() as interruption:
+            log = run_stage(module, stage, training, [Clock(), watchdog, interruption, show], resume=resume)
+        return log, watchdog.warnings
+
+    def _best(self, log: Sequence[dict[str, float]]) -> float:
+        sign = -1.0 if self.metric == "log_loss" else 1.0
+        return max(sign * entry[f"eval_{self.metric}"] for entry in log if f"eval_{self.metric}" in entry)
 
     def _pool(self, splits: Splits, also_encode: Sequence[str]) -> "_Pool":
         """Cut all distinct texts into pieces, the longest ones short, so that one cannot fill the memory.
@@ -259,19 +342,6 @@ class _Run:
             pieces = Pieces(np.concatenate(kept), np.cumsum([0, *map(len, kept)]))
         return _Pool(pieces, rows)
 
-    def _states(self, pool: "_Pool") -> States:
-        """Encode the pool, or find it in the cache."""
-        cache = cache_folder(self.settings.training.cache)
-        # Several processes share the cache: the first writes, the others wait and read.
-        started, pieces = time.perf_counter(), pool.pieces
-        with PartialState().main_process_first(), encoding_bar(self.console, len(pieces.ids)) as advance:
-            states = cached_states(self.model, self.tokenizer, pieces, cache, progress=advance)
-        learned = np.unique(np.concatenate([pool.rows["train"], pool.rows["dev"]]))
-        share = pieces.lengths[learned].sum() / max(1, len(pieces.ids))
-        self.encoding_seconds = float(share * states.seconds)
-        self.cached_seconds = self.encoding_seconds - (time.perf_counter() - started)
-        return states
-
 
 @dataclass(frozen=True)
 class _Pool:
@@ -279,6 +349,15 @@ class _Pool:
 
     pieces: Pieces
     rows: dict[str, npt.NDArray[np.int64]]
+
+
+def _move(source: Path, target: Path) -> bool:
+    """Give a folder another name, in the place of what has it; return whether there was one."""
+    if not source.is_dir():
+        return False
+    shutil.rmtree(target, ignore_errors=True)
+    source.rename(target)
+    return True
 
 
 def _with_contrasts(splits: Splits, training: TrainingSettings) -> Splits:

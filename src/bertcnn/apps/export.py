@@ -1,0 +1,136 @@
+"""The commands that make a model fast and prove it: ``export`` writes ONNX graphs, ``check`` a certificate."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from bertcnn.apps.show import err, out
+from bertcnn.errors import BertCNNError, ModelError
+from bertcnn.settings import Settings, change, read_settings
+
+if TYPE_CHECKING:
+    from bertcnn.text.dataset import Examples
+
+
+Model = Annotated[Path, typer.Argument(help="Folder that `bertcnn train` wrote.")]
+BUILT_IN = "builtin:reviews"
+
+
+def export(
+    model: Model,
+    form: Annotated[Literal["onnx"], typer.Option("--format", help="What to write.")] = "onnx",  # noqa: ARG001  # one so far
+    int8: Annotated[bool, typer.Option("--int8", help="Also a graph of 8-bit matrix products.")] = False,
+    dev: Annotated[
+        Optional[str], typer.Option(help="Labelled texts to prove it on; default: the dev texts of the training.")
+    ] = None,
+    text: Annotated[str, typer.Option(help="Column with the texts of --dev.")] = "text",
+    label: Annotated[str, typer.Option(help="Column with the labels of --dev.")] = "label",
+    separator: Annotated[str, typer.Option(help="Between labels, where a text can have many.")] = "",
+) -> None:
+    """Write a model as an ONNX graph beside its weights, for prediction without torch.
+
+    Examples:
+    `bertcnn export models/reviews`
+
+    `bertcnn export models/reviews --int8 --dev dev.csv`
+
+    The graph is run against torch before it is written. It is refused where logits differ by more than 1e-4,
+    and in int8 where it loses more than half a point of accuracy on dev. `predict`, `evaluate` and the others then
+    take the fastest that is there (`--backend`).
+    """
+    from bertcnn.inference.export import export_onnx
+
+    if not model.is_dir():
+        raise ModelError(f"No model folder {str(model)!r}. Expected what 'bertcnn train --output' wrote.")
+    labelled = _given(dev, text, label, separator) if dev is not None else _dev_of_training(model, needed=int8)
+    texts = [] if labelled is not None else _built_in().texts
+    with err.status("Tracing, and proving against torch"):
+        written = export_onnx(model, int8=int8, dev=labelled, texts=texts)
+    table = Table(show_edge=False)
+    for name in ("graph", "MB", "texts", "largest difference", "other answers", "accuracy", "torch"):
+        table.add_column(name, justify="left" if name == "graph" else "right", no_wrap=name == "graph")
+    number = len(labelled) if labelled is not None else len(texts)
+    for one in written:
+        percent = ["" if a is None else f"{a:.1f}" for a in (one.accuracy, one.torch_accuracy)]
+        table.add_row(
+            escape(one.file.name),
+            f"{one.megabytes:.1f}",
+            f"{number:,}",
+            f"{one.difference:.1e}",
+            str(one.flips),
+            *percent,
+        )
+    out.print(table)
+
+
+def check(
+    model: Model,
+    source: Annotated[str, typer.Argument(help="Texts: a file, builtin:reviews, or hf:owner/name.")] = BUILT_IN,
+    text: Annotated[str, typer.Option(help="Column with the texts.")] = "text",
+    limit: Annotated[int, typer.Option(help="Most texts to run.", min=1)] = 300,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+) -> None:
+    """Run texts alone, in random batches, padded and in segments, by each backend, and certify that answers agree.
+
+    Example: `bertcnn check models/reviews new.csv --text review`
+
+    The largest difference of a logit and the number of other answers go into the folder's model card.
+    """
+    from bertcnn.inference.certificate import certify, write_certificate
+    from bertcnn.text.dataset import as_text, load_rows
+    from bertcnn.text.files import check_column
+
+    rows = next(iter(load_rows(source, Settings().data).values()))
+    for row in rows[:1]:
+        check_column(row, text, "--text", source)
+    texts = [as_text(row[text]) for row in rows]
+    texts = ["", "a", *texts[: max(0, limit - 3)]]
+    texts.append(" ".join(texts)[:20_000])  # longer than any encoder reads at once
+    with err.status(f"Running {len(texts):,} texts in every way"):
+        checks = certify(model, texts)
+    write_certificate(model, checks)
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in checks], indent=1))
+        return
+    table = Table(title=f"{escape(str(model))}: {checks[0].texts:,} texts", title_justify="left", show_edge=False)
+    for name in ("backend", "texts put to it", "largest difference", "other answers"):
+        table.add_column(name, justify="left" if name in {"backend", "texts put to it"} else "right")
+    for one in checks:
+        table.add_row(one.backend, one.way, f"{one.difference:.1e}", str(one.flips))
+    out.print(table)
+    out.print(f"Written into [bold]{escape(str(model / 'README.md'))}[/].", highlight=False)
+
+
+def _given(source: str, text: str, label: str, separator: str) -> "Examples":
+    from bertcnn.text.dataset import load_examples
+
+    parts = load_examples(source, change(Settings(), {"text": text, "label": label, "separator": separator}).data)
+    return next(parts[name] for name in ("dev", "test", "train") if parts.get(name))
+
+
+def _dev_of_training(model: Path, *, needed: bool) -> "Examples | None":
+    """Return the dev texts that the model was chosen on, where its training's files are still there."""
+    from bertcnn.text.dataset import load_splits
+
+    try:
+        made_from = json.loads((model / "metrics.json").read_text("utf-8"))["sources"]
+        settings = read_settings(model / "run.toml")
+        return load_splits(**made_from, settings=settings.data, seed=settings.training.seed).dev
+    except (OSError, ValueError, KeyError, TypeError, BertCNNError) as error:
+        if needed:
+            raise ModelError(
+                f"int8 is proved on labelled texts, and those that {model} was trained on are not to be had ({error}). "
+                "Give --dev FILE."
+            ) from error
+        return None
+
+
+def _built_in() -> "Examples":
+    from bertcnn.text.dataset import load_examples
+
+    return load_examples(BUILT_IN, Settings().data)["train"]

@@ -1,0 +1,93 @@
+"""What the commands say on a terminal about data, scores and predictions."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from bertcnn.inference.metrics import Evaluation
+    from bertcnn.text.dataset import Splits
+
+out = Console()
+err = Console(stderr=True)
+
+SHOWN_LABELS = 12
+
+
+def say_findings(console: Console, splits: "Splits") -> None:
+    """Say what the texts are made of, and what of it a user would want to know before training."""
+    from bertcnn.text.dataset import find_leaks, look_at
+
+    parts = {"train": splits.train, "dev": splits.dev, "test": splits.test}
+    sizes = ", ".join(f"{name} {len(part):,}" for name, part in parts.items() if part is not None)
+    found = look_at(splits.train)
+    counts = ", ".join(f"{name} {count:,}" for name, count in list(found.label_counts.items())[:SHOWN_LABELS])
+    more = (
+        f", and {len(found.label_counts) - SHOWN_LABELS} more labels" if len(found.label_counts) > SHOWN_LABELS else ""
+    )
+    console.print(f"Texts: {sizes}. Training labels: {escape(counts)}{more}.", highlight=False, soft_wrap=True)
+    notes = {
+        "empty texts": found.blank,
+        "duplicate texts": found.duplicates,
+        "texts with contradicting labels": found.contradictions,
+    }
+    said = [f"{count:,} {what}" for what, count in notes.items() if count]
+    if said:
+        console.print(f"[yellow]Mind:[/] among the training texts are {', '.join(said)}.", highlight=False)
+    leaks = find_leaks(splits)
+    for pair, count in leaks.items():
+        console.print(f"[yellow]Mind:[/] {count:,} texts are in both {pair}; scores there flatter.", highlight=False)
+    if not leaks:
+        console.print("Leak check: no text is in two splits.", highlight=False)
+
+
+def say_blank(texts: Iterable[str]) -> None:
+    """Say how many texts are empty."""
+    blank = sum(not text.strip() for text in texts)
+    if blank:
+        err.print(f"{blank:,} texts are empty; they were classified like any other.", highlight=False)
+
+
+def show_scores(scores: "Evaluation", title: str) -> None:
+    """Show scores with their intervals, and each label with what it was taken for."""
+    table = Table(title=f"{escape(title)}: {scores.texts:,} texts", title_justify="left", show_edge=False)
+    table.add_column("score")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    for name, estimate in scores.headlines.items():
+        interval = f"{estimate.low:.3f} to {estimate.high:.3f}"
+        table.add_row(name.replace("_", " ").replace("f1", "F1"), f"{estimate.value:.3f}", interval)
+    out.print(table)
+    columns = Table(show_edge=False)
+    columns.add_column("label")
+    for name in ("precision", "recall", "F1", "texts"):
+        columns.add_column(name, justify="right")
+    names = list(scores.labels)
+    confused = scores.confusion is not None and len(names) <= SHOWN_LABELS
+    if confused:
+        for name in names:
+            columns.add_column(f"as {escape(name)}", justify="right", style="dim")
+    for i, (name, row) in enumerate(scores.labels.items()):
+        cells = [f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{row['f1']:.3f}", f"{row['support']:,}"]
+        extra = list(map(str, scores.confusion[i])) if confused and scores.confusion is not None else []
+        columns.add_row(escape(name), *cells, *extra)
+    out.print(columns)
+
+
+def show_rows(rows: Iterable[dict[str, Any]], text: str) -> int:
+    """Show predictions on a terminal, a row each."""
+    from bertcnn.text.files import without_surrogates
+
+    table = Table(show_edge=False)
+    table.add_column("text", overflow="fold", ratio=1)
+    table.add_column("prediction")
+    table.add_column("confidence", justify="right")
+    number = 0
+    for row in rows:
+        table.add_row(escape(without_surrogates(str(row[text]))), escape(row["prediction"]), f"{row['confidence']:.3f}")
+        number += 1
+    out.print(table)
+    return number

@@ -1,0 +1,369 @@
+"""depth = "auto": what is tried, what is taken, and that it is what a given depth would have been."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from transformers import ModernBertConfig, ModernBertModel
+from typer.testing import CliRunner
+
+from bertcnn import BertCNN, BertCNNClassifier, BertCNNConfig, Predictor, Settings, SettingsError, save, train
+from bertcnn.apps.cli import app
+from bertcnn.network.config import WordVectorsConfig
+from bertcnn.network.states import States, cached_states
+from bertcnn.settings import change, read_settings
+from bertcnn.text.dataset import Splits
+from bertcnn.text.tokens import Pieces, PieceTokenizer
+from bertcnn.training import depth as depths
+from bertcnn.training.depth import DepthCurve, DepthSearch, Scored, Trial, choose, latency_ms, median_text
+from bertcnn.training.train import Trained
+from tests.conftest import make_tiny_bert
+
+LAYERS = 4
+
+
+@pytest.fixture(scope="session")
+def auto(quick: Settings) -> Settings:
+    """A search of a second: fewer texts of fewer epochs than would be good."""
+    return change(quick, {"depth": "auto", "method": "frozen", "head_epochs": 3, "epochs": 1, "batch_size": 32})
+
+
+@pytest.fixture(scope="session")
+def few(splits: Splits) -> Splits:
+    return dataclasses.replace(splits, train=splits.train.pick(range(64), "train"))
+
+
+@pytest.fixture(scope="session")
+def low(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An encoder of two layers, where a door is tried and not the search."""
+    return str(make_tiny_bert(tmp_path_factory.mktemp("low-bert"), layers=2))
+
+
+@pytest.fixture(scope="session")
+def found(few: Splits, auto: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Path]:
+    """A finished search, and its checkpoints."""
+    checkpoints = tmp_path_factory.mktemp("checkpoints")
+    return train(few, auto, checkpoints=checkpoints), checkpoints
+
+
+def weights_of(trained: Trained) -> dict[str, torch.Tensor]:
+    return trained.predictor.model.state_dict()
+
+
+def assert_same(one: Trained, other: Trained) -> None:
+    theirs = weights_of(other)
+    assert weights_of(one).keys() == theirs.keys()
+    for name, weight in weights_of(one).items():
+        assert torch.equal(weight, theirs[name]), name
+
+
+class Shop:
+    """A workshop without training; counts the passes of an encoder, and the heads."""
+
+    metric = "accuracy"
+
+    def __init__(self, encoder: str, tokenizer: PieceTokenizer, pieces: Pieces, cache: Path) -> None:
+        self.encoder, self.tokenizer, self.pieces, self.cache = encoder, tokenizer, pieces, cache
+        self.passes = self.heads = 0
+
+    def build(self, settings: Settings) -> BertCNN:
+        model = settings.model
+        values = {"num_filters": model.num_filters, "states": model.states, "max_length": 16, "overlap": 4}
+        return BertCNN.from_encoder(self.encoder, depth=model.layers, kernel_sizes=(1, 2), **values)  # type: ignore[arg-type]
+
+    def encode(self, model: BertCNN) -> States:
+        self.passes += 1
+        return cached_states(model, self.tokenizer, self.pieces, self.cache)
+
+    def train_head(self, model: BertCNN, states: States, name: str) -> Scored:
+        self.heads += 1
+        return Scored(0.5, 0.1, [])
+
+
+@pytest.fixture
+def search(tokenizer: PieceTokenizer, splits: Splits, tmp_path: Path) -> Callable[..., tuple[Shop, DepthSearch]]:
+    def search(encoder: str, **changed: Any) -> tuple[Shop, DepthSearch]:
+        pieces = tokenizer([*splits.train.texts[:40], "", "the film was good " * 12])
+        shop = Shop(encoder, tokenizer, pieces, tmp_path / "cache")
+        settings = change(Settings(), {"encoder": encoder, "depth": "auto", "num_filters": 8, **changed})
+        text = splits.train.texts[0]
+        quiet = Console(quiet=True)
+        return shop, DepthSearch(shop, settings, tokenizer, pieces=pieces, text=text, console=quiet)
+
+    return search
+
+
+@pytest.fixture(scope="session")
+def modern(tiny: str, tokenizer: PieceTokenizer, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random encoder with a norm behind its last layer."""
+    folder = tmp_path_factory.mktemp("modern")
+    torch.manual_seed(3)
+    size = tokenizer.tokenizer.get_vocab_size()
+    config = ModernBertConfig(
+        vocab_size=size, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=40, pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3,
+    )  # fmt: skip
+    ModernBertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+# ---- the states of each depth
+
+
+@pytest.mark.parametrize("states", ["last", "concat-2", "concat-3", "mix"])
+def test_columns_of_the_whole_encoder_are_the_states_of_the_cut_one(
+    tiny: str, search: Callable[..., tuple[Shop, DepthSearch]], states: str
+) -> None:
+    shop, one = search(tiny, states=states)
+    curve = one.run(shop.build(change(one.settings, {"depth": "all"})).config)
+    assert [trial.depth for trial in curve.trials] == ([2, 3, 4] if states == "concat-3" else [1, 2, 3, 4])
+    assert shop.passes == 1
+    for trial in curve.trials:
+        model = shop.build(change(one.settings, {"depth": trial.depth}))
+        own, columns = shop.encode(model), one.states(model)
+        assert own.values.shape == columns.values.shape
+        assert np.array_equal(own.values, columns.values)
+        assert np.array_equal(own.starts, columns.starts)
+
+
+def test_an_encoder_with_a_norm_behind_its_last_layer_runs_once_for_each_depth(
+    modern: str, search: Callable[..., tuple[Shop, DepthSearch]]
+) -> None:
+    shop, one = search(modern)
+    curve = one.run(shop.build(change(one.settings, {"depth": "all"})).config)
+    assert [trial.depth for trial in curve.trials] == [1, 2, 3]
+    assert shop.passes == 3
+    model = shop.build(change(one.settings, {"depth": 1}))
+    assert np.array_equal(one.states(model).values, shop.encode(model).values)
+
+
+def test_an_encoder_runs_once_for_each_depth_where_all_states_would_be_too_large(
+    tiny: str, search: Callable[..., tuple[Shop, DepthSearch]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(depths, "SIDE_BY_SIDE_BYTES", 1000)
+    shop, one = search(tiny)
+    one.run(shop.build(change(one.settings, {"depth": "all"})).config)
+    assert shop.passes == LAYERS
+
+
+def test_an_encoder_without_layers_is_refused(tiny: str, search: Callable[..., tuple[Shop, DepthSearch]]) -> None:
+    with pytest.raises(SettingsError, match="has no layers to choose from"):
+        search(tiny)[1].run(BertCNNConfig(text_config=WordVectorsConfig()))
+
+
+# ---- the choice
+
+
+def trial(depth: int, score: float, latency: float = 1.0, filters: int = 100) -> Trial:
+    return Trial(depth, filters, score, 1.0, latency)
+
+
+@pytest.mark.parametrize(
+    ("scores", "tolerance", "depth"),
+    [
+        ([0.80, 0.897, 0.899, 0.90], 0.3, 2),  # the edge belongs to it
+        ([0.80, 0.896, 0.899, 0.90], 0.3, 3),
+        ([0.80, 0.90, 0.90, 0.89], 0.0, 2),
+        ([0.80, 0.90, 0.90, 0.89], 100.0, 1),
+    ],
+)
+def test_the_smallest_depth_within_the_tolerance_is_taken(scores: list[float], tolerance: float, depth: int) -> None:
+    trials = [trial(i + 1, score) for i, score in enumerate(scores)]
+    assert choose(trials, metric="accuracy", tolerance=tolerance, budget_ms=0).depth == depth
+
+
+def test_a_log_loss_is_better_the_smaller() -> None:
+    trials = [trial(1, 0.6), trial(2, 0.402), trial(3, 0.4), trial(4, 0.5)]
+    assert choose(trials, metric="log_loss", tolerance=0.3, budget_ms=0).depth == 2
+    assert choose(trials, metric="log_loss", tolerance=0.1, budget_ms=0).depth == 3
+
+
+def test_within_a_budget_the_best_score_is_taken_and_of_equals_the_quickest() -> None:
+    trials = [trial(1, 0.7, 1.0), trial(2, 0.8, 2.0), trial(3, 0.9, 3.0), trial(3, 0.8, 1.5, filters=25)]
+    assert choose(trials, metric="accuracy", tolerance=50, budget_ms=2.5) == trials[3]
+    assert choose(trials, metric="accuracy", tolerance=50, budget_ms=3.0) == trials[2]
+    assert choose(trials, metric="accuracy", tolerance=50, budget_ms=1.2) == trials[0]
+
+
+# ---- the run
+
+
+def test_a_frozen_model_is_the_one_of_the_chosen_depth(
+    few: Splits, auto: Settings, found: tuple[Trained, Path]
+) -> None:
+    trained, _ = found
+    curve = trained.depth_curve
+    assert curve is not None
+    assert [one.depth for one in curve.trials] == [1, 2, 3, 4]
+    assert trained.settings == change(auto, {"depth": curve.chosen.depth})
+    plain = train(few, trained.settings)
+    assert_same(trained, plain)
+    assert max(float(str(h["eval_accuracy"])) for h in plain.history if "eval_accuracy" in h) == curve.chosen.score
+    assert plain.depth_curve is None
+
+
+@pytest.mark.parametrize("method", ["finetune", "head-then-finetune"])
+def test_a_fine_tuned_model_is_the_one_of_the_chosen_depth(few: Splits, auto: Settings, low: str, method: str) -> None:
+    settings = change(auto, {"encoder": low, "method": method, "tolerance": 100.0, "head_epochs": 1})
+    trained = train(few, settings)
+    assert trained.settings.model.depth == 1
+    assert_same(trained, train(few, change(settings, {"depth": 1})))
+    stages = list(dict.fromkeys(h["stage"] for h in trained.history))
+    assert stages == (["finetune"] if method == "finetune" else ["head", "finetune"])
+
+
+def test_the_curve_stands_in_the_models_folder(found: tuple[Trained, Path], tmp_path: Path) -> None:
+    trained, checkpoints = found
+    curve = trained.depth_curve
+    assert curve is not None
+    save(trained, tmp_path / "model")
+    assert read_settings(tmp_path / "model" / "run.toml") == trained.settings
+    noted = json.loads((tmp_path / "model" / "metrics.json").read_text())["depth_curve"]
+    assert noted["chosen"]["depth"] == curve.chosen.depth
+    assert len(noted["trials"]) == LAYERS
+    assert DepthCurve.read(checkpoints / "depth.json") == curve
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert curve.table() in card
+    assert len(re.findall(r"^\| \**\d+\** \| \**32\** \|", card, flags=re.MULTILINE)) == LAYERS
+    assert f"**{curve.chosen.depth}** | **32**" in card
+    assert curve.why in card
+    assert Predictor.load(tmp_path / "model").model.config.num_hidden_layers == curve.chosen.depth
+
+
+def test_a_finished_search_is_not_repeated(
+    few: Splits, auto: Settings, found: tuple[Trained, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(DepthSearch, "run", refuse)
+    trained, checkpoints = found
+    again = train(few, auto, checkpoints=checkpoints, resume=True)
+    assert_same(again, trained)
+    assert again.depth_curve == trained.depth_curve
+
+
+def test_a_stopped_search_goes_on_where_it_was(
+    few: Splits, auto: Settings, found: tuple[Trained, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = DepthSearch._try
+
+    def stop(search: DepthSearch, depth: int, *more: Any) -> Trial:
+        if depth == 3:
+            raise KeyboardInterrupt
+        return real(search, depth, *more)
+
+    monkeypatch.setattr(DepthSearch, "_try", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(few, auto, checkpoints=tmp_path)
+    monkeypatch.setattr(DepthSearch, "_try", real)
+    places = [tmp_path / f"depth-{depth}-32" / "finished.json" for depth in (1, 2)]
+    before = [place.stat().st_mtime_ns for place in places]
+    trained = train(few, auto, checkpoints=tmp_path, resume=True)
+    assert_same(trained, found[0])
+    moved = [tmp_path / "head" / "finished.json" if not place.exists() else place for place in places]
+    assert [place.stat().st_mtime_ns for place in moved] == before
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that takes a millisecond a layer and one for 32 filters."""
+
+    def pretend(predictor: Predictor, text: str) -> float:
+        config = predictor.model.config
+        return config.num_hidden_layers + config.num_filters / 32
+
+    monkeypatch.setattr(depths, "latency_ms", pretend)
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_budget_chooses_depth_and_filters(few: Splits, auto: Settings) -> None:
+    settings = change(auto, {"budget_ms": 3.3, "head_epochs": 1})
+    trained = train(few, settings)
+    curve = trained.depth_curve
+    assert curve is not None
+    # Depth 3 answers in time with a quarter of the filters only, depth 4 never.
+    assert [(one.depth, one.num_filters) for one in curve.trials] == [(1, 32), (2, 32), (3, 32), (4, 32), (3, 8)]
+    quick = [one for one in curve.trials if one.latency_ms <= 3.3]
+    assert curve.chosen in quick
+    assert curve.chosen.score == max(one.score for one in quick)
+    assert "within 3.3 ms" in curve.why
+    chosen = {"depth": curve.chosen.depth, "num_filters": curve.chosen.num_filters, "budget_ms": 0.0}
+    assert trained.settings == change(settings, chosen)
+    assert trained.predictor.model.config.num_filters == curve.chosen.num_filters
+    assert_same(trained, train(few, trained.settings))
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_budget_too_small_names_the_fastest(tiny: str, search: Callable[..., tuple[Shop, DepthSearch]]) -> None:
+    shop, one = search(tiny, budget_ms=1.1, num_filters=32)
+    whole = shop.build(change(one.settings, {"depth": "all", "budget_ms": 0.0})).config
+    with pytest.raises(SettingsError, match=r"budget_ms is 1.1, but .* depth 1 with 8 filters, 1.2 ms"):
+        one.run(whole)
+    assert shop.heads == 0
+    # A plain linear head has no filters to spare.
+    shop, one = search(tiny, budget_ms=1.3, num_filters=32, features="mean")
+    with pytest.raises(SettingsError, match="depth 1 with 32 filters, 2 ms"):
+        one.run(whole)
+
+
+def test_one_text_is_timed(predictor: Predictor) -> None:
+    assert 0 < latency_ms(predictor, "the film was good") < 1000
+    assert median_text(["long", "short", "middle"], np.array([9, 1, 5])) == "middle"
+
+
+# ---- the doors
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"depth": "auto", "encoder": "words"}, "'depth' is 'auto', expected all: an encoder of words has no layers"),
+        ({"depth": "auto", "encoder": "pieces:minilm"}, "an encoder of pieces has no layers"),
+        ({"budget_ms": 5.0}, "'budget_ms' is 5.0, expected 0, or depth = auto"),
+        ({"depth": "auto", "budget_ms": -1.0}, "'budget_ms' is -1.0, expected at least 0"),
+        ({"tolerance": -0.1}, "'tolerance' is -0.1, expected at least 0"),
+        ({"depth": "atuo"}, "'depth' is 'atuo'"),
+    ],
+)
+def test_settings_that_do_not_fit(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        change(Settings(), values)
+
+
+def test_only_training_makes_a_depth_of_auto() -> None:
+    assert change(Settings(), {"depth": "3"}).model.layers == 3
+    with pytest.raises(SettingsError, match="chosen in training"):
+        _ = change(Settings(), {"depth": "auto"}).model.layers
+
+
+def test_the_estimator(few: Splits, auto: Settings, low: str) -> None:
+    given = {**dataclasses.asdict(auto.model), **dataclasses.asdict(auto.training), "encoder": low, "head_epochs": 1}
+    classifier = BertCNNClassifier(**given).fit(few.train.texts, few.train.labels)
+    curve = classifier.trained_.depth_curve
+    assert curve is not None
+    assert classifier.trained_.settings.model.depth == curve.chosen.depth
+    assert classifier.get_params()["depth"] == "auto"
+
+
+def test_the_command_line(low: str, csv_file: Path, tmp_path: Path) -> None:
+    settings = {
+        "encoder": low, "depth": "auto", "tolerance": "100", "method": "frozen", "text": "review", "batch-size": "32",
+        "label": "sentiment", "overlap": "4", "num-filters": "8", "head-epochs": "1", "kernel-sizes": "1,2",
+        "report-to": "none",
+    }  # fmt: skip
+    flags = [part for name, value in settings.items() for part in (f"--{name}", value)]
+    output = tmp_path / "model"
+    result = CliRunner().invoke(app, ["train", str(csv_file), "--output", str(output), *flags], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "depth 1 of 2, 8 filters: dev accuracy" in result.output
+    assert "Depth 1 is the smallest" in result.output
+    assert "| **1** | **8** |" in (output / "README.md").read_text()
+    assert not (tmp_path / "model.checkpoints").exists()
