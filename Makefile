@@ -42,7 +42,8 @@ fix: $(STAMP) ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## accuracy and speed on real data (BERTCNN_DATA); hours
+bench: $(STAMP) ## speed against rivals, and accuracy, on real data (BERTCNN_DATA); hours
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python bench/speed.py
 	$(BIN)/python bench/accuracy.py cr-frozen cr-finetune sst2 trec6 banking77 amazon goemotions --show-test
 	$(BIN)/python bench/long_texts.py

@@ -1,242 +1,114 @@
-"""Speed against what a user would pick instead, on the same texts, machine and run.
+"""Speed against what a user would pick instead, on the same texts, machine and run. Run it alone.
 
-    python bench/speed.py --data ../shared/data
+    python bench/speed.py --data ../shared/data                  everything, then docs/benchmarks.md
+    python bench/speed.py inference --data ../shared/data        one part; the others keep what was measured
+    python bench/speed.py page                                   the page and the picture from what was measured
 
-Every measurement is a process of its own (so that its peak memory is its own), the systems in
-turn, several rounds; a ratio is taken within a round, and its median over rounds is printed.
-Batch sizes are each system's best on this machine, found in a round before. Run it alone.
+``prepare`` trains our model once and writes the rivals' graphs (kept in the folder); ``inference``
+measures texts a second, latency, memory and size; ``training`` measures it against ``Trainer``;
+``memory`` a million rows, and starts. ``--quick`` tries whether everything runs: its figures mean
+nothing, and its page stays in the folder.
 """
 
 import argparse
 import json
 import os
-import resource
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-TEXTS = 1500
-BATCHES = {"pipeline": (1, 8, 32, 128), "bertcnn": (512, 1024, 2048)}
-GOALS = (
-    # what, measured, against, at least
-    ("predict, depth 3", "predict-half", "predict-pipeline", 3.5),
-    ("predict, whole encoder", "predict-all", "predict-pipeline", 1.8),
-    ("frozen epoch, cached, against the same depth", "epoch-cached", "epoch-encoding", 20.0),
-    ("frozen epoch, cached, against the whole encoder", "epoch-cached", "epoch-encoding-all", 20.0),
-    ("fine-tuning, depth 3", "finetune-half", "finetune-trainer", 2.0),
-)
+import inference
+import memory
+import page
+import training
+from corpora import write_corpora
+from machine import describe
+from rivals import SYSTEMS
+from worker import environment
+
+ROOT = Path(__file__).parent.parent
+PARTS = ("prepare", "inference", "training", "memory", "page")
 
 
 def main() -> None:
+    options = _parser().parse_args()
+    folder: Path = options.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    results = folder / ("quick.json" if options.quick else "speed.json")
+    for part in options.parts or PARTS:
+        started = time.perf_counter()
+        print(part, flush=True)
+        if part == "prepare":
+            _prepare(options, folder)
+        elif part == "page":
+            _page(results, folder, quick=options.quick)
+        else:
+            found = MEASURES[part](options, folder)
+            found["machine"] = describe(options.threads)
+            found["took_seconds"] = time.perf_counter() - started
+            _keep(results, part, found)
+        print(f"{part}: {time.perf_counter() - started:.0f} s", flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all, in this order")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("BERTCNN_DATA", "../shared/data")))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", help="one measurement, in this process")
-    parser.add_argument("--batch", type=int, default=0)
-    options = parser.parse_args()
-    if options.only:
-        rate, extra = SYSTEMS[options.only](read_texts(options.data), options.batch)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"rate": rate, "peak_mb": peak, **extra}))
-        return
-    best: dict[str, int] = {}
-    for name in ("predict-pipeline", "predict-half", "predict-all"):
-        sizes = BATCHES["pipeline" if "pipeline" in name else "bertcnn"]
-        tried = {size: measure(name, options.data, size)["rate"] for size in sizes}
-        best[name] = max(tried, key=tried.__getitem__)
-        said = ", ".join(f"{size}: {rate:.0f}" for size, rate in tried.items())
-        print(f"{name} at batch {said}; best {best[name]}", flush=True)
-    rounds: list[dict[str, dict[str, Any]]] = [
-        {name: measure(name, options.data, best.get(name, 0)) for name in SYSTEMS} for _ in range(options.rounds)
-    ]
-    print("\n| measurement | per second, median (min to max) | peak memory, MB | |\n|---|---|---|---|")
-    for name in SYSTEMS:
-        rates: list[float] = [one[name]["rate"] for one in rounds]
-        notes = ", ".join(f"{k} {v}" for k, v in rounds[0][name].items() if k not in {"rate", "peak_mb"})
-        chosen = f"batch {best[name]}" if name in best else ""
-        peak = max(r[name]["peak_mb"] for r in rounds)
-        middle = statistics.median(rates)
-        print(f"| {name} {chosen} | {middle:.0f} ({min(rates):.0f} to {max(rates):.0f}) | {peak:.0f} | {notes} |")
-    print("\n| ratio | median (min to max) | goal |\n|---|---|---|")
-    for what, ours, theirs, goal in GOALS:
-        ratios = [r[ours]["rate"] / r[theirs]["rate"] for r in rounds]
-        print(f"| {what} | {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | >= {goal} |")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "bench")
+    parser.add_argument("--rounds", type=int, default=3, help="more where parts run one by one")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--systems", default=",".join(SYSTEMS), help="some of them, by name, between commas")
+    parser.add_argument("--distinct", type=int, default=memory.DISTINCT, help="different texts among a million rows")
+    parser.add_argument("--quick", action="store_true", help="only see whether everything runs")
+    return parser
 
 
-def measure(name: str, data: Path, batch: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--data", str(data), "--only", name, "--batch", str(batch)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+def _prepare(options: argparse.Namespace, folder: Path) -> None:
+    script = str(Path(__file__).with_name("models.py"))
+    command = [sys.executable, script, "--data", str(options.data), "--folder", str(folder)]
+    with (folder / "prepare.log").open("w") as log:
+        # Its exporters log at length; what failed is in faults.json, and in the rows of the systems it hits.
+        subprocess.run(command, env=environment(options.threads), stdout=log, stderr=log, check=True)
+
+
+def _inference(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    corpora = write_corpora(options.data, folder / "texts.json", quick=options.quick)
+    names = [name for name in SYSTEMS if name in options.systems.split(",")]
+    bench = inference.Bench(folder, corpora, names, threads=options.threads, quick=options.quick)
+    found = bench.run(1 if options.quick else options.rounds)
+    for name in ("accuracy", "faults"):
+        file = folder / f"{name}.json"
+        found[name] = json.loads(file.read_text("utf-8")) if file.exists() else {}
     return found
 
 
-def read_texts(data: Path) -> list[str]:
-    from bertcnn.settings import DataSettings
-    from bertcnn.text.dataset import load_examples
-
-    return load_examples(str(data / "cr" / "all.csv"), DataSettings())["train"].texts
+def _training(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    rounds = 1 if options.quick else min(3, options.rounds)
+    return training.measure(options.data, folder, rounds=rounds, threads=options.threads, quick=options.quick)
 
 
-def timed(action: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
+def _memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    return memory.measure(options.data, folder, threads=options.threads, quick=options.quick, distinct=options.distinct)
 
 
-def predict_pipeline(texts: list[str], batch: int) -> tuple[float, dict[str, Any]]:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
-
-    from bertcnn.network.encoder import resolve
-
-    place = resolve("minilm")
-    model = AutoModelForSequenceClassification.from_pretrained(place)
-    classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(place))
-    classify(texts[:50], batch_size=batch, truncation=True)
-    return TEXTS / timed(lambda: classify(texts[:TEXTS], batch_size=batch, truncation=True)), {}
+MEASURES = {"inference": _inference, "training": _training, "memory": _memory}
 
 
-def predict_ours(depth: Literal["half", "all"]) -> Callable[[list[str], int], tuple[float, dict[str, Any]]]:
-    def run(texts: list[str], batch: int) -> tuple[float, dict[str, Any]]:
-        from bertcnn import BertCNN, Predictor
-        from bertcnn.network.encoder import load_tokenizer
-        from bertcnn.settings import ModelSettings
-        from bertcnn.text.tokens import plan_batches
-
-        sizes = ModelSettings()
-        model = BertCNN.from_encoder(
-            "minilm",
-            depth=depth,
-            num_filters=sizes.num_filters,
-            kernel_sizes=sizes.kernel_sizes,
-        )
-        tokenizer = load_tokenizer("minilm")
-        predictor = Predictor(model, tokenizer, max_tokens=batch or None)
-        predictor.predict(texts[:50])
-        seconds = timed(lambda: predictor.predict(texts[:TEXTS]))
-        lengths = tokenizer(texts[:TEXTS]).lengths
-        plan = plan_batches(lengths, model.config.windowing, max_tokens=batch or 1024, reach=3)
-        padded = sum(sum(len(p.rows) for p in parts) * parts[0].rows.shape[1] for parts in plan)
-        return TEXTS / seconds, {"padding wasted": f"{1 - lengths.sum() / padded:.1%}"}
-
-    return run
+def _keep(results: Path, part: str, found: dict[str, Any]) -> None:
+    """Put a part's figures into the file, the others as they were."""
+    everything = json.loads(results.read_text("utf-8")) if results.exists() else {}
+    everything[part] = found
+    results.write_text(json.dumps(everything, indent=1) + "\n", "utf-8")
 
 
-def trained_epochs(texts: list[str], epochs: int, **values: object) -> tuple[float, float]:
-    """Return examples a second of training alone, and seconds of encoding."""
-    from bertcnn.settings import Settings, change
-    from bertcnn.text.dataset import Examples, Splits
-    from bertcnn.training import train as module
+def _page(results: Path, folder: Path, *, quick: bool) -> None:
+    measured = json.loads(results.read_text("utf-8"))
+    place = folder / "quick.md" if quick else ROOT / "docs" / "benchmarks.md"
+    page.write_page(measured, place)
+    page.write_picture(measured, place.with_suffix(".png"))
 
-    labels = [("negative", "positive")[i % 2] for i in range(len(texts))]
-    everything = Examples(texts, list(labels))
-    splits = Splits(everything.pick(range(TEXTS), "train"), everything.pick(range(TEXTS, TEXTS + 32), "dev"))
-    settings = change(Settings(), {"report_to": ("none",), "epochs": epochs, "head_epochs": epochs, **values})
-    encoding = 0.0
-    encode = module.cached_states  # type: ignore[attr-defined]
-
-    def watched(*arguments: Any, **options: Any) -> Any:
-        nonlocal encoding
-        started = time.perf_counter()
-        found = encode(*arguments, **options)
-        encoding = time.perf_counter() - started
-        return found
-
-    module.cached_states = watched  # type: ignore[attr-defined]
-    with tempfile.TemporaryDirectory() as cache:
-        trained = module.train(splits, change(settings, {"cache": cache}))
-    seconds = next(float(str(h["train_runtime"])) for h in trained.history if "train_runtime" in h)
-    return TEXTS * epochs / seconds, encoding * TEXTS / (TEXTS + 32)
-
-
-def epoch_cached(texts: list[str], _: int) -> tuple[float, dict[str, Any]]:
-    rate, encoding = trained_epochs(texts, 3, method="frozen", patience=9)
-    return 1 / (TEXTS / rate), {"seconds": round(TEXTS / rate, 2), "encoding once, seconds": round(encoding, 2)}
-
-
-def epoch_encoding(depth: Literal["half", "all"]) -> Callable[[list[str], int], tuple[float, dict[str, Any]]]:
-    """Return an epoch over states that are made anew, as textbooks do: unsorted, padded."""
-
-    def run(texts: list[str], _: int) -> tuple[float, dict[str, Any]]:
-        return 1 / encode_and_train(texts, depth), {}
-
-    return run
-
-
-def encode_and_train(texts: list[str], depth: Literal["half", "all"]) -> float:
-    """Return the seconds of an epoch of the head that encodes its texts."""
-    import torch
-
-    from bertcnn import BertCNN
-    from bertcnn.network.encoder import load_tokenizer
-    from bertcnn.network.model import batch_tensors
-    from bertcnn.text.tokens import make_batch, segments
-
-    model = BertCNN.from_encoder("minilm", depth=depth, freeze_encoder=True).train()
-    tokenizer = load_tokenizer("minilm")
-    pieces = tokenizer(texts[:TEXTS])
-    optimizer = torch.optim.AdamW(model.head.parameters(), fused=True)
-    labels = torch.tensor([i % 2 for i in range(TEXTS)])
-
-    def epoch() -> None:
-        order = torch.randperm(TEXTS).tolist()
-        for i in range(0, TEXTS, 32):
-            rows = order[i : i + 32]
-            parts = [s for r in rows for s in segments(r, int(pieces.lengths[r]), model.config.windowing, reach=0)]
-            ids, mask, _source, _mask = batch_tensors(make_batch(pieces, parts, pad_id=0))
-            with torch.no_grad():
-                states, _ = model.stitched_states(ids, mask, None)
-            model.head(states, mask, labels[rows]).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-    return timed(epoch)
-
-
-def finetune_ours(texts: list[str], _: int) -> tuple[float, dict[str, Any]]:
-    return trained_epochs(texts, 1, method="finetune")[0], {}
-
-
-def finetune_trainer(texts: list[str], _: int) -> tuple[float, dict[str, Any]]:
-    from transformers import (
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        DataCollatorWithPadding,
-        Trainer,
-        TrainingArguments,
-    )
-
-    from bertcnn.network.encoder import resolve
-
-    place = resolve("minilm")
-    tokenizer = AutoTokenizer.from_pretrained(place)
-    items = [{**tokenizer(t, truncation=True), "labels": i % 2} for i, t in enumerate(texts[:TEXTS])]
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            folder, num_train_epochs=1, per_device_train_batch_size=32, report_to="none", save_strategy="no",
-            disable_tqdm=True,
-        )  # fmt: skip
-        trainer = Trainer(
-            AutoModelForSequenceClassification.from_pretrained(place), arguments, train_dataset=items,
-            data_collator=DataCollatorWithPadding(tokenizer),
-        )  # fmt: skip
-        return trainer.train().metrics["train_samples_per_second"], {}
-
-
-SYSTEMS: dict[str, Callable[[list[str], int], tuple[float, dict[str, Any]]]] = {
-    "predict-pipeline": predict_pipeline,
-    "predict-half": predict_ours("half"),
-    "predict-all": predict_ours("all"),
-    "epoch-cached": epoch_cached,
-    "epoch-encoding": epoch_encoding("half"),
-    "epoch-encoding-all": epoch_encoding("all"),
-    "finetune-half": finetune_ours,
-    "finetune-trainer": finetune_trainer,
-}
 
 if __name__ == "__main__":
     main()

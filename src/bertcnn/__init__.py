@@ -27,9 +27,10 @@ from bertcnn.errors import (
 )
 
 if TYPE_CHECKING:
+    from bertcnn.inference.explanation import Explanation as Explanation
     from bertcnn.inference.metrics import Evaluation as Evaluation
     from bertcnn.inference.metrics import evaluate as evaluate
-    from bertcnn.inference.predictor import Prediction as Prediction
+    from bertcnn.inference.prediction import Prediction as Prediction
     from bertcnn.inference.predictor import Predictor as Predictor
     from bertcnn.network.cnn import TextCNN as TextCNN
     from bertcnn.network.config import BertCNNConfig as BertCNNConfig
@@ -48,7 +49,8 @@ _HOMES = {
     "BertCNNClassifier": "training.estimator",
     "BertCNNConfig": "network.config",
     "Evaluation": "inference.metrics",
-    "Prediction": "inference.predictor",
+    "Explanation": "inference.explanation",
+    "Prediction": "inference.prediction",
     "Predictor": "inference.predictor",
     "Settings": "settings",
     "TextCNN": "network.cnn",
@@ -67,6 +69,7 @@ __all__ = [
     "DataError",
     "EncoderError",
     "Evaluation",
+    "Explanation",
     "ModelError",
     "Prediction",
     "Predictor",

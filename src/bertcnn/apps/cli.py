@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, predict, embed, compare, report, export, check.
+"""The command line: train, evaluate, predict, embed, compare, report, explain, export, check.
 
 Heavy libraries are imported inside the commands, so that ``--help`` is quick. What goes wrong by
 a user's hand is one line on stderr and exit code 2.
@@ -21,13 +21,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from bertcnn.apps.compare import compare, report
+from bertcnn.apps.explain import explain
 from bertcnn.apps.export import check, export
 from bertcnn.apps.show import SHOWN_LABELS, err, out, say_blank, say_findings, show_rows, show_scores
 from bertcnn.errors import BertCNNError, DataError, ModelError, SettingsError, TrainingError, nearest
 from bertcnn.settings import Settings, all_settings, change, read_settings, write_settings
 
 if TYPE_CHECKING:
-    from bertcnn.inference.predictor import Prediction, Predictor
+    from bertcnn.inference.prediction import Prediction
+    from bertcnn.inference.predictor import Predictor
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
@@ -188,6 +190,7 @@ train.__annotations__ = {p.name: p.annotation for p in _train_signature().parame
 app.command()(train)
 app.command()(compare)
 app.command()(report)
+app.command()(explain)
 app.command()(export)
 app.command()(check)
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ from bertcnn.inference.calibration import probabilities_of
 from bertcnn.inference.golden import check_golden
 from bertcnn.inference.metrics import Evaluation, decide, evaluate
 from bertcnn.inference.onnx_backend import FILES, OnnxBackend
+from bertcnn.inference.prediction import Prediction, predictions_of
 from bertcnn.network.folder import check_folder
 from bertcnn.text.dataset import Examples
 from bertcnn.text.labels import Labels
@@ -25,35 +25,11 @@ from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer, make_batch, plan_b
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bertcnn.inference.explanation import Explanation
     from bertcnn.network.model import BertCNN
 
 TEXTS_AT_ONCE = 4096
 """Texts held while streaming: enough to find neighbours of like length."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says of one text.
-
-    Attributes:
-        label: The likeliest label; where a text can have many, those that hold, joined by ``|``.
-        confidence: The probability of ``label``; where a text can have many, of the whole set, the
-            labels taken as independent.
-        probabilities: Of every label, by name, in the order of the model.
-        labels: Where a text can have many, those that hold; else None.
-    """
-
-    label: str
-    confidence: float
-    probabilities: dict[str, float]
-    labels: tuple[str, ...] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the one JSON form."""
-        form: dict[str, Any] = {"label": self.label, "confidence": self.confidence}
-        if self.labels is not None:
-            form["labels"] = list(self.labels)
-        return {**form, "probabilities": self.probabilities}
 
 
 class Predictor:
@@ -62,6 +38,7 @@ class Predictor:
     ===================  ==================================================
     ``predict(texts)``   one :class:`Prediction` a text
     ``stream(texts)``    the same, for any number of texts, as they come
+    ``explain(texts)``   one :class:`~bertcnn.inference.explanation.Explanation` a text
     ``logits(texts)``    float ``(N, K)``
     ``embed(texts)``     contextual states ``(B, T, D)`` and a mask; torch only
     ===================  ==================================================
@@ -211,9 +188,9 @@ class Predictor:
             for chunk in chunks:
                 behind, ahead = ahead, cutter.submit(self._cut, chunk)
                 if behind is not None:
-                    yield from self._predictions(self._logits(*behind.result()))
+                    yield from predictions_of(self._logits(*behind.result()), self.backend.spec)
             if ahead is not None:
-                yield from self._predictions(self._logits(*ahead.result()))
+                yield from predictions_of(self._logits(*ahead.result()), self.backend.spec)
 
     def _cut(self, texts: Sequence[str]) -> tuple[Ints, Pieces]:
         """Return for each text its row among the distinct ones, and those as pieces."""
@@ -226,18 +203,13 @@ class Predictor:
         features, _ = self.pooled(pieces)
         return np.asarray((features @ weight.T + bias)[rows], dtype=np.float32)
 
-    def _predictions(self, logits: npt.NDArray[np.float32]) -> Iterator[Prediction]:
-        names, many = self.label_names, self.is_multi_label
-        table = probabilities_of(logits, many=many)
-        answers = decide(table, many=many, thresholds=self.backend.spec.thresholds)
-        for row, answer in zip(table.tolist(), answers, strict=True):
-            by_name = dict(zip(names, row, strict=True))
-            if many:
-                held = tuple(name for name, holds in zip(names, answer, strict=True) if holds)
-                sure = float(np.prod([p if on else 1 - p for p, on in zip(row, answer, strict=True)]))
-                yield Prediction("|".join(held), sure, by_name, held)
-            else:
-                yield Prediction(names[answer], row[answer], by_name)
+    def explain(
+        self, texts: Sequence[str], *, audit: bool = False, counterfactual: bool = False, threshold: float | None = None
+    ) -> "list[Explanation]":
+        """Say which n-grams decided, exactly; see :func:`bertcnn.inference.explain.explain`."""
+        from bertcnn.inference.explain import explain
+
+        return explain(self, _as_texts(texts), audit=audit, counterfactual=counterfactual, threshold=threshold)
 
     def evaluate(self, examples: Examples) -> Evaluation:
         """Score the model on labelled texts.

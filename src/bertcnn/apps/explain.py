@@ -1,0 +1,252 @@
+"""The command ``explain``: which phrases of a text decided, on the terminal, as JSON, or as a page."""
+
+import json
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from bertcnn.errors import DataError
+
+if TYPE_CHECKING:
+    from bertcnn.inference.explanation import Explanation
+
+out = Console()
+err = Console(stderr=True)
+
+TEXTS_AT_ONCE = 256
+MOST_ON_A_PAGE = 500
+SHOWN_PHRASES = 8
+BAR = 12
+LEVELS = (0.2, 0.5, 0.8)
+"""Of a word's share, as parts of the greatest one: from where its mark is weak, middling, strong."""
+
+STYLES = {
+    True: ("green", "bold green", "bold black on green"),
+    False: ("underline red", "bold underline red", "bold underline white on red"),
+}
+SIGNS = {True: "\u207a", False: "\u207b"}
+
+
+def explain(
+    model: Annotated[Path, typer.Argument(help="Folder that `bertcnn train` wrote.")],
+    source: Annotated[str, typer.Argument(help="A .csv, .tsv, .jsonl or .parquet file; '-': lines from stdin.")] = "-",
+    text: Annotated[str, typer.Option(help="Column with the texts.")] = "text",
+    label: Annotated[
+        Optional[str], typer.Option(help="Explain this label, whatever was answered; default: the answer.")
+    ] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="How much of each phrase is left without its context?")
+    ] = False,
+    counterfactual: Annotated[
+        bool, typer.Option("--counterfactual", help="Without which phrases is the answer another?")
+    ] = False,
+    threshold: Annotated[
+        Optional[float], typer.Option(help="Below this confidence, say 'not sure' and why.", min=0, max=1)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
+    html: Annotated[Optional[Path], typer.Option(help="Write a page of its own to this file.")] = None,
+    encoding: Annotated[str, typer.Option(help="Of csv, tsv and jsonl files.")] = "utf-8",
+    delimiter: Annotated[str, typer.Option(help="Between csv columns; empty: a comma, and a tab for .tsv.")] = "",
+    backend: Annotated[
+        Literal["auto", "torch", "onnx", "onnx-int8"],
+        typer.Option(help="What runs the network; auto: the fastest that `bertcnn export` wrote, or torch."),
+    ] = "auto",
+    device: Annotated[Optional[str], typer.Option(help="cpu, cuda, ...; the GPU where there is one.")] = None,
+) -> None:
+    """Show which phrases decided, with their exact shares.
+
+    Examples:
+    `echo "The movie was not bad at all." | bertcnn explain models/reviews --counterfactual`
+
+    `bertcnn explain models/reviews new.csv --text review --html why.html`
+
+    Shares and bias add up to the margin of the answer over the next best one. A share is exact for what the filters
+    read; the encoder has mixed the sentence into it, and `--audit` measures how much.
+    """
+    from bertcnn.inference.explain import explain as explained
+    from bertcnn.inference.predictor import Predictor
+
+    predictor = Predictor.load(model, backend=backend, device=device)
+    if label is not None and label not in predictor.label_names:
+        from bertcnn.errors import nearest
+
+        known = ", ".join(map(repr, predictor.label_names))
+        hint = nearest(label, predictor.label_names)
+        raise DataError(f"--label is {label!r}, but the model knows {known}.{hint}")
+    texts = _texts(source, text, encoding, delimiter)
+    forms: list[dict[str, Any]] = []
+    number = 0
+    while chunk := list(islice(texts, TEXTS_AT_ONCE)):
+        for one in explained(predictor, chunk, audit=audit, counterfactual=counterfactual, threshold=threshold):
+            number += 1
+            if html is not None and len(forms) < MOST_ON_A_PAGE:
+                forms.append(one.to_dict(label=label))
+            if as_json:
+                typer.echo(json.dumps(one.to_dict(label=label)))
+            elif html is None:
+                out.print(picture(one, label, coloured=out.color_system is not None and not out.no_color))
+    if html is not None:
+        _write(html, forms, f"Why {model.name} answers as it does", number)
+
+
+def _texts(source: str, column: str, encoding: str, delimiter: str) -> Iterator[str]:
+    """Yield the texts of a file, or the lines of stdin."""
+    from bertcnn.text.dataset import as_text
+    from bertcnn.text.files import check_column, read_rows
+
+    if source == "-":
+        for number, raw in enumerate(sys.stdin.buffer, start=1):
+            try:
+                line = raw.decode(encoding)
+            except (UnicodeDecodeError, LookupError) as error:
+                raise DataError(f"Line {number} of stdin is not {encoding}: {error}. Give its --encoding.") from error
+            yield line.removeprefix("\ufeff").rstrip("\r\n") if number == 1 else line.rstrip("\r\n")
+        return
+    for row in read_rows(source, encoding=encoding, delimiter=delimiter):
+        check_column(row, column, "--text", source, delimiter=delimiter)
+        yield as_text(row[column])
+
+
+def _write(file: Path, forms: list[dict[str, Any]], title: str, number: int) -> None:
+    from bertcnn.inference.page import page
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(page(forms, title=title), "utf-8")
+    except OSError as error:
+        raise DataError(f"Cannot write {file}: {error}. Give another --html FILE.") from error
+    rest = f", the first of {number:,}" if number > len(forms) else ""
+    err.print(f"{len(forms):,} texts{rest} on [bold]{escape(str(file))}[/].", highlight=False, soft_wrap=True)
+
+
+def picture(explanation: "Explanation", label: str | None = None, *, coloured: bool = True) -> Group:
+    """Return an explanation as a terminal shows it.
+
+    Args:
+        explanation: What to show.
+        label: What it is about; None: the decision.
+        coloured: False: words are marked by raised signs, not by colours.
+    """
+    from bertcnn.text.files import without_surrogates
+
+    form = without_surrogates(explanation.to_dict(label=label))
+    parts: list[RenderableType] = [_headline(form)]
+    refusal, checks = _refusal(form), (_audit(form), _counterfactual(form))
+    if refusal is not None:
+        parts.append(Padding(refusal, (0, 0, 0, 2)))
+    parts += [Padding(_coloured(form, coloured=coloured), (0, 0, 0, 2)), _table(form)]
+    parts += [Padding(part, (0, 0, 1, 2)) for part in checks if part is not None]
+    return Group(*parts)
+
+
+def _headline(form: dict[str, Any]) -> Text:
+    prediction, why = form["prediction"], form["why"]
+    line = Text()
+    line.append(prediction["label"] or "(no label)", style="bold")
+    line.append(f"  {100 * prediction['confidence']:.0f} % sure")
+    against = "" if why["other"] is None else f" and not {why['other']}"
+    return line.append(f"  (why {why['label']}{against})", style="dim")
+
+
+def _refusal(form: dict[str, Any]) -> Text | None:
+    verdict = form["verdict"]
+    if verdict is None or not verdict["reason"]:
+        return None
+    return Text(f"{verdict['answer']} at {100 * verdict['threshold']:.0f} %: {verdict['reason']}", style="yellow")
+
+
+def _coloured(form: dict[str, Any], *, coloured: bool) -> Text:
+    from bertcnn.inference.page import marks
+
+    text = Text()
+    for part in marks(form):
+        if part["gap"]:
+            text.append(" \u2026 ", style="dim")
+        level = sum(abs(part["strength"]) >= least for least in LEVELS)
+        speaks_for = part["strength"] > 0
+        if not level:
+            text.append(part["text"])
+        elif coloured:
+            text.append(part["text"], style=STYLES[speaks_for][level - 1])
+        else:
+            text.append(part["text"] + SIGNS[speaks_for] * level)
+    return text if text.plain else Text("(empty text)", style="dim")
+
+
+def _table(form: dict[str, Any]) -> Padding:
+    from bertcnn.inference.page import shown_phrase, signed
+
+    why, audited = form["why"], form["audit"] is not None
+    order = sorted(range(len(form["phrases"])), key=lambda i: -abs(why["shares"][i]))
+    shown, rest = order[:SHOWN_PHRASES], order[SHOWN_PHRASES:]
+    greatest = max((abs(why["shares"][i]) for i in shown), default=0.0)
+    table = Table(show_edge=False, box=None, pad_edge=False)
+    table.add_column("share", justify="right", style="bold", header_style="dim")
+    table.add_column(f"{'against':>{BAR}} for", header_style="dim", no_wrap=True)
+    if audited:
+        table.add_column("alone", justify="right", header_style="dim")
+    table.add_column("phrase", header_style="dim", overflow="fold")
+    for i in shown:
+        phrase, share = form["phrases"][i], why["shares"][i]
+        kept = [f"{100 * phrase['survives']:.0f} %"] if audited else []
+        bar = _bar(share, greatest)
+        table.add_row(signed(share), bar, *kept, Text(shown_phrase(form["text"], phrase)))
+    blank = [""] * (1 + audited)
+    if rest:
+        total = sum(why["shares"][i] for i in rest)
+        table.add_row(signed(total), *blank, f"{len(rest)} other phrase{'s' if len(rest) > 1 else ''}", style="dim")
+    table.add_row(signed(why["bias"]), *blank, "bias", style="dim")
+    sum_up = Text.assemble((_margin(why), "bold"), (f"  unexplained {why['residual']:.0e}", "dim"))
+    table.add_row(signed(why["margin"]), *blank, sum_up)
+    return Padding(table, (1, 0, 1, 2))
+
+
+def _margin(why: dict[str, Any]) -> str:
+    return f"{why['label']} over {why['other']}" if why["other"] is not None else f"{why['label']} in all"
+
+
+def _bar(share: float, greatest: float) -> Text:
+    """Return a bar to the left (against) or to the right (for)."""
+    length = max(1, round(BAR * abs(share) / greatest)) if greatest else 0
+    if share > 0:
+        return Text(" " * BAR + "\u2502" + "\u2588" * length, style="green")
+    return Text(" " * (BAR - length) + "\u2593" * length + "\u2502", style="red")
+
+
+def _audit(form: dict[str, Any]) -> Text | None:
+    audit = form["audit"]
+    if audit is None:
+        return None
+    kept = f"{100 * audit['survives']:.0f} %"
+    return Text.assemble(
+        f"Read alone, the phrases keep {kept} of their response; the answer would be ",
+        (audit["label"] or "(no label)", "bold"),
+        ".",
+    )
+
+
+def _counterfactual(form: dict[str, Any]) -> Text | None:
+    found = form["counterfactual"]
+    if found is None:
+        return None
+    if not found["phrases"]:
+        return Text("No small set of phrases changes the answer.")
+    from bertcnn.inference.page import shown_phrase
+
+    names = ", ".join(f"\u201c{shown_phrase(form['text'], one)}\u201d" for one in found["phrases"])
+    again = found["prediction"]
+    line = Text.assemble("Without ", (names, "bold"), " the head says ", (found["label"] or "(no label)", "bold"))
+    line.append("; no fewer phrases do that. " if found["is_smallest"] else ". ")
+    line.append(
+        f"The text read again without: {again['label'] or '(no label)'}, {100 * again['confidence']:.0f} % sure"
+    )
+    return line.append(", so it changes there, too." if found["holds"] else ", so there the answer stays.")

@@ -1,0 +1,191 @@
+"""Processes that run a server: threads for each, one socket for all, signals, and the log.
+
+SIGTERM and SIGINT: what is in flight is answered, nothing new is taken. SIGHUP: the model folder is loaded anew.
+"""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from math import ceil
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
+
+from bertcnn.apps.gate import log
+from bertcnn.apps.limits import ServerSettings
+from bertcnn.apps.metrics import SHARED
+from bertcnn.apps.server import Page, create_app
+from bertcnn.errors import ModelError, SettingsError
+from bertcnn.inference.onnx_backend import threads
+from bertcnn.network.folder import check_folder
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
+"""Heeded by torch and our ONNX session, and by tokenizers."""
+
+BACKLOG = 2048
+
+START_SECONDS = 120
+"""What a process may take to load its model."""
+
+
+class JsonLines(logging.Formatter):
+    """A log record as a line of JSON.
+
+    Of an exception, its kind and where it was raised are told. Its message is not: it may quote a text.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        fields: dict[str, Any] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage().splitlines()[0] if record.getMessage() else "",
+            **getattr(record, "fields", {"logger": record.name}),
+        }
+        if record.exc_info and record.exc_info[0] is not None:
+            fields["exception"] = record.exc_info[0].__name__
+            fields["where"] = _frames(record.exc_info[2])
+        return json.dumps(fields)
+
+
+def _frames(trace: Any) -> list[str]:
+    found = []
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        found.append(f"{code.co_filename}:{trace.tb_lineno} {code.co_name}")
+        trace = trace.tb_next
+    return found
+
+
+def log_settings(level: str) -> dict[str, Any]:
+    """Return the logging of a server's process: all on stderr, a JSON object a line."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"lines": {"()": JsonLines}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines", "stream": "ext://sys.stderr"}},
+        "loggers": {
+            "bertcnn.server": {"handlers": ["stderr"], "level": level, "propagate": False},
+            "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+        },
+    }
+
+
+class _Supervisor(Multiprocess):
+    """Several processes; a SIGHUP is passed on to each, which loads its model beside the one that serves."""
+
+    def handle_hup(self) -> None:
+        """Pass it on."""
+        for process in self.processes:
+            if process.pid is not None and process.exitcode is None:
+                os.kill(process.pid, signal.SIGHUP)
+
+
+def run(settings: ServerSettings, *, pages: Sequence[Page] = (), log_level: str = "INFO") -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        settings: What, where and how.
+        pages: See :func:`bertcnn.apps.server.create_app`; functions of modules, for they go to other processes.
+        log_level: INFO: a line a request; WARNING: only what is amiss.
+
+    Raises:
+        ModelError: The folder cannot be served.
+        SettingsError: The address cannot be had.
+    """
+    bound_threads(settings.workers)
+    apps: list[FastAPI] = []
+    config = uvicorn.Config(
+        partial(create_app, settings, pages=tuple(pages)) if settings.workers > 1 else _keep(apps, settings, pages),
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        log_config=log_settings(log_level),
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # whose address it is decides who may reload
+        timeout_graceful_shutdown=ceil(settings.timeout_seconds) + 1,
+        timeout_worker_healthcheck=START_SECONDS,
+    )
+    if not settings.is_local and settings.api_key is None:
+        log.warning("anybody who reaches this address may classify texts: give --api-key-file", extra={"fields": {}})
+    if settings.workers > 1:
+        check_folder(settings.model)  # so that a wrong folder is one line, and not one from each process
+        _run_several(config, settings)
+    else:
+        _run_one(config, settings, apps)
+
+
+def bound_threads(workers: int) -> None:
+    """Divide the cores among processes, before anything that computes is loaded; what the user says goes."""
+    each = max(1, threads() // workers) if "OMP_NUM_THREADS" not in os.environ else threads()
+    for name in THREAD_VARIABLES:
+        os.environ.setdefault(name, str(each))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else it warns in processes that fork
+
+
+def _keep(apps: list[FastAPI], settings: ServerSettings, pages: Sequence[Page]) -> Callable[[], FastAPI]:
+    def make() -> FastAPI:
+        apps.append(create_app(settings, pages=pages))
+        return apps[-1]
+
+    return make
+
+
+def _bind(settings: ServerSettings) -> socket.socket:
+    host, port = settings.host, settings.port
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        why = str(error.strerror).partition(" (while")[0]
+        raise SettingsError(f"Cannot listen on {host}:{port}: {why}. Give another --host or --port.") from error
+    listener.set_inheritable(True)
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{listener.getsockname()[1]}"
+    log.info("listening", extra={"fields": {"address": address, "process": os.getpid()}})
+    return listener
+
+
+def _run_one(config: uvicorn.Config, settings: ServerSettings, apps: list[FastAPI]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn heeds them, and raises them again when all is done
+    server = uvicorn.Server(config)
+    listener = _bind(settings)
+    try:
+        server.run([listener])
+    except SystemExit:
+        failure = apps[0].state.desk.host.failure if apps else None
+        if failure is None:
+            raise
+        raise failure from None
+    finally:
+        listener.close()
+
+
+def _run_several(config: uvicorn.Config, settings: ServerSettings) -> None:
+    listener = _bind(settings)
+    folder = tempfile.mkdtemp(prefix="bertcnn-metrics-")
+    os.environ[SHARED] = folder
+    try:
+        supervisor = _Supervisor(config, [listener])
+        supervisor.run()
+        if not supervisor.signal_queue and any(one.exitcode == 3 for one in supervisor.processes):
+            raise ModelError("The processes could not load the model; the log says why.")
+    finally:
+        listener.close()
+        with suppress(KeyError):
+            del os.environ[SHARED]
+        shutil.rmtree(folder, ignore_errors=True)
+        sys.stderr.flush()

@@ -1,0 +1,216 @@
+"""Why a model answers as it does: which phrases of a text decided, exactly.
+
+A logit is the bias plus a sum over filters of weight times feature, and each feature comes from one
+window of the text. So the windows, merged where they stand on the same characters, divide the
+logit among them without a remainder. That costs nothing beyond the prediction: one run of the
+network gives features and windows. What the windows mean without their context is measured by
+:mod:`bertcnn.inference.audit`; what would change the answer by :mod:`bertcnn.inference.counterfactual`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bertcnn.errors import ModelError
+from bertcnn.inference.audit import alone_features, survival
+from bertcnn.inference.backend import NO_FILTERS, Backend
+from bertcnn.inference.counterfactual import Without, flipping_sets, without
+from bertcnn.inference.explanation import Audit, Contrast, Counterfactual, Explanation, Phrase, Verdict, winner
+from bertcnn.inference.prediction import cuts_of, predictions_of
+from bertcnn.inference.winners import Floats, Winners, winners_of
+from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer
+
+__all__ = ["Audit", "Contrast", "Counterfactual", "Explanation", "Phrase", "Verdict", "explain"]
+
+PIECES_AT_ONCE = 50_000
+"""Pieces of the texts whose window scores are held at once: 80 MB for 400 filters."""
+
+
+class Reader(Protocol):
+    """What is needed of a :class:`~bertcnn.inference.predictor.Predictor`."""
+
+    backend: Backend
+    tokenizer: PieceTokenizer
+
+    def pooled(self, pieces: Pieces) -> tuple[npt.NDArray[np.float32], Ints]:
+        """Return features and positions, each ``(N, M)``."""
+
+
+def explain(
+    predictor: Reader,
+    texts: Sequence[str],
+    *,
+    audit: bool = False,
+    counterfactual: bool = False,
+    threshold: float | None = None,
+) -> list[Explanation]:
+    """Explain predictions, in the run of the network that makes them.
+
+    Equal texts are explained once. An audit encodes each winning window again alone, about 100
+    short rows a text; counterfactuals encode each text a second time, and each shortened text.
+
+    Args:
+        predictor: A model with filters, by torch or ONNX.
+        texts: Of any length; empty ones are fine.
+        audit: Also measure how much of each phrase's share is left without its context.
+        counterfactual: Also find the phrases without which the answer is another.
+        threshold: Confidence below which the verdict is "not sure", 0 to 1
+            (:func:`bertcnn.inference.refusal.threshold_for`); None: no verdict.
+
+    Raises:
+        ModelError: The model has a plain linear head and no filters.
+        TypeError: A single string was given, or something that is no string.
+    """
+    if isinstance(texts, str):
+        raise TypeError(f'Expected a list of texts, got one string. Write ["{texts[:20]}..."] instead.')
+    wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise TypeError(f"Text {wrong} is a {type(texts[wrong]).__name__}, expected str.")
+    if not predictor.backend.spec.kernel_sizes:
+        raise ModelError(NO_FILTERS)
+    distinct = list(dict.fromkeys(texts))
+    winners, logits = _read(predictor, distinct)
+    explanations = _explanations(predictor.backend, winners, logits, threshold)
+    if audit:
+        explanations = _audited(predictor, winners, explanations)
+    if counterfactual:
+        explanations = _with_counterfactuals(predictor, winners, explanations)
+    by_text = dict(zip(distinct, explanations, strict=True))
+    return [by_text[text] for text in texts]
+
+
+def _read(predictor: Reader, texts: list[str]) -> tuple[list[Winners], npt.NDArray[np.float32]]:
+    """Return the winning windows of texts, and their logits, float32 ``(N, K)``."""
+    pieces = predictor.tokenizer(texts, with_spans=True)
+    spans = np.empty((len(pieces.ids), 2), dtype=np.int64) if pieces.spans is None else pieces.spans
+    features, positions = predictor.pooled(pieces)
+    weight, bias = predictor.backend.classifier
+    special = len(predictor.tokenizer.prefix), len(predictor.tokenizer.suffix)
+    winners = [
+        winners_of(
+            text,
+            pieces[i],
+            spans[pieces.starts[i] : pieces.starts[i + 1]],
+            features[i],
+            positions[i],
+            kernel_sizes=predictor.backend.spec.kernel_sizes,
+            special=special,
+        )
+        for i, text in enumerate(texts)
+    ]
+    return winners, features @ weight.T + bias
+
+
+def _explanations(
+    backend: Backend, winners: list[Winners], logits: npt.NDArray[np.float32], threshold: float | None
+) -> list[Explanation]:
+    weight, bias = (array.astype(np.float64) for array in backend.classifier)
+    spec = backend.spec
+    cuts = cuts_of(spec)
+    made = []
+    for found, row, prediction in zip(winners, logits.tolist(), predictions_of(logits, spec), strict=True):
+        shares = found.features[:, None] * weight.T
+        words, word_shares = found.by_word(shares)
+        made.append(
+            Explanation(
+                text=found.text,
+                prediction=prediction,
+                labels=spec.labels,
+                bias=tuple(bias.tolist()),
+                logits=tuple(row),
+                phrases=_phrases(found, shares),
+                words=tuple(
+                    Phrase(word.start, word.end, word.text, tuple(each))
+                    for word, each in zip(words, word_shares.tolist(), strict=True)
+                ),
+                cuts=None if cuts is None else tuple(cuts.tolist()),
+                threshold=threshold,
+            )
+        )
+    return made
+
+
+def _phrases(found: Winners, shares: Floats) -> tuple[Phrase, ...]:
+    owner = found.phrase_of
+    order = np.argsort(owner, kind="stable")
+    bounds = np.searchsorted(owner[order], np.arange(len(found.phrases) + 1))
+    filters = [tuple(order[a:b].tolist()) for a, b in pairwise(bounds)]
+    table = found.by_phrase(shares).tolist()
+    return tuple(
+        Phrase(span.start, span.end, span.text, tuple(row), own)
+        for span, row, own in zip(found.phrases, table, filters, strict=True)
+    )
+
+
+def _audited(predictor: Reader, winners: list[Winners], explanations: list[Explanation]) -> list[Explanation]:
+    backend = predictor.backend
+    weight, bias = (array.astype(np.float64) for array in backend.classifier)
+    audited = []
+    alone = alone_features(backend, predictor.tokenizer, winners)
+    for found, features, explanation in zip(winners, alone, explanations, strict=True):
+        by_phrase, overall = survival(found, features, weight, many=backend.spec.is_multi_label)
+        shares = found.by_phrase(features[:, None] * weight.T)
+        phrases = tuple(
+            replace(phrase, survives=float(kept), alone=tuple(row))
+            for phrase, kept, row in zip(explanation.phrases, by_phrase, shares.tolist(), strict=True)
+        )
+        logits = bias + weight @ features
+        (prediction,) = predictions_of(logits[None], backend.spec)
+        result = Audit(overall, tuple(logits.tolist()), prediction.label)
+        audited.append(replace(explanation, phrases=phrases, audit=result))
+    return audited
+
+
+def _with_counterfactuals(
+    predictor: Reader, winners: list[Winners], explanations: list[Explanation]
+) -> list[Explanation]:
+    """Find what flips each answer, and read all shortened texts in one go."""
+    backend = predictor.backend
+    sets: list[Without] = []
+    for chunk in _chunks(winners):
+        logits = np.array([explanations[i].logits for i in chunk]).reshape(len(chunk), -1)
+        sets += flipping_sets(backend, predictor.tokenizer, [winners[i] for i in chunk], logits)
+    shortened = [without(e.text, [e.phrases[i] for i in s.phrases]) for e, s in zip(explanations, sets, strict=True)]
+    flipped = [i for i, found in enumerate(sets) if found.phrases]
+    again = dict(zip(flipped, _read(predictor, [shortened[i] for i in flipped])[1], strict=True))
+    done = []
+    for i, (explanation, found) in enumerate(zip(explanations, sets, strict=True)):
+        done.append(
+            replace(explanation, counterfactual=_judged(backend, explanation, found, shortened[i], again.get(i)))
+        )
+    return done
+
+
+def _judged(
+    backend: Backend, explanation: Explanation, found: Without, text: str, logits: npt.NDArray[np.float32] | None
+) -> Counterfactual:
+    """Say what a set does to the head, and what the model says of the text without it."""
+    (answer,) = predictions_of(found.logits[None], backend.spec)
+    phrases = tuple(explanation.phrases[i] for i in found.phrases)
+    result = Counterfactual(phrases, found.is_smallest, tuple(found.logits.tolist()), answer.label, text)
+    if logits is None:
+        return result
+    (prediction,) = predictions_of(logits[None], backend.spec)
+    label = explanation.labels[winner(explanation.logits, explanation.cuts)]
+    if prediction.labels is None:
+        holds = prediction.label != explanation.prediction.label
+    else:
+        holds = (label in prediction.labels) != (label in (explanation.prediction.labels or ()))
+    return replace(result, prediction=prediction, holds=holds)
+
+
+def _chunks(winners: list[Winners]) -> list[list[int]]:
+    """Group texts, in their order, so that each group has few pieces."""
+    chunks: list[list[int]] = []
+    size = 0
+    for i, found in enumerate(winners):
+        if not chunks or size + len(found.ids) > PIECES_AT_ONCE:
+            chunks.append([])
+            size = 0
+        chunks[-1].append(i)
+        size += len(found.ids)
+    return chunks

@@ -1,0 +1,193 @@
+"""Explanations as HTML: a fragment for notebooks, and a page that asks the network for nothing.
+
+It draws the JSON form of an explanation, so what ``bertcnn explain --json`` printed can be drawn
+later, too. What users wrote is escaped by the template engine, never by hand.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from bertcnn.errors import ModelError
+from bertcnn.text.files import without_surrogates
+
+SHOWN_PHRASES = 10
+FAINT = 0.04
+"""Words with less than this part of the greatest share are not coloured."""
+
+MOST_CHARACTERS = 20_000
+"""Of a text that is shown whole; of a longer one, what is around its strongest words."""
+
+MOST_MARKED = 40
+AROUND = 90
+"""Of a longer one: so many of its strongest words, with so many characters on either side."""
+
+Form = dict[str, Any]
+
+
+def fragment(form: Form) -> str:
+    """Return the picture of one explanation, with its style.
+
+    Args:
+        form: What ``Explanation.to_dict()`` returns.
+
+    Raises:
+        ModelError: The template engine is not installed.
+    """
+    return str(_template("fragment.html.j2").render(one=_view(form)))
+
+
+def page(forms: Sequence[Form], *, title: str) -> str:
+    """Return a page with the pictures of some explanations.
+
+    Args:
+        forms: What ``Explanation.to_dict()`` returns.
+        title: Of the page.
+
+    Raises:
+        ModelError: The template engine is not installed.
+    """
+    views = [_view(form) for form in forms]
+    return str(_template("page.html.j2").render(views=views, title=without_surrogates(title)))
+
+
+@cache
+def _template(name: str) -> Any:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ModelError("Drawing explanations needs jinja2: pip install jinja2") from error
+    engine = jinja2.Environment(
+        loader=jinja2.PackageLoader("bertcnn.inference"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    engine.filters["signed"] = lambda value: signed(value)
+    engine.filters["percent"] = lambda value: f"{100 * value:.0f} %"
+    return engine.get_template(name)
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """Return a number with its sign, a true minus; plain 0 where it rounds to that.
+
+    >>> signed(-0.5), signed(0.001)
+    ('\u22120.50', '0.00')
+    """
+    rounded = round(value, digits)
+    if rounded == 0:
+        return f"{0:.{digits}f}"
+    return f"{'+' if rounded > 0 else chr(0x2212)}{abs(rounded):.{digits}f}"
+
+
+def _view(form: Form) -> Form:
+    """Return what the templates show of an explanation."""
+    if not _is_clean(form["text"]):
+        form = without_surrogates(form)  # moves no character
+    why = form["why"]
+    order = sorted(range(len(form["phrases"])), key=lambda i: -abs(why["shares"][i]))
+    shown, rest = order[:SHOWN_PHRASES], order[SHOWN_PHRASES:]
+    greatest = max((abs(why["shares"][i]) for i in shown), default=0.0)
+    return {
+        **form,
+        "against": f"against {why['other']}" if why["other"] is not None else "",
+        "marks": list(marks(form)),
+        "rows": [
+            {
+                **form["phrases"][i],
+                "text": shown_phrase(form["text"], form["phrases"][i]),
+                "share": why["shares"][i],
+                "part": abs(why["shares"][i]) / greatest if greatest else 0.0,
+            }
+            for i in shown
+        ],
+        "rest": {"count": len(rest), "share": sum(why["shares"][i] for i in rest)},
+        "rounding": f"{why['residual']:.1e}".replace("-", "\u2212"),
+        "struck": list(_struck(form)),
+    }
+
+
+def _is_clean(text: str) -> bool:
+    """Return whether UTF-8 can hold a text."""
+    return text.isascii() or without_surrogates(text) == text
+
+
+def marks(form: Form) -> list[Form]:
+    """Return a text as stretches, each with its share of the decision and a strength from -1 to 1.
+
+    Stretches follow each other without a gap; of a very long text, what is around its strongest
+    words, and ``gap`` is true where something is left out before.
+    """
+    text, shares = form["text"], form["why"]["word_shares"]
+    greatest = max(map(abs, shares), default=0.0) or 1.0
+    words = [(word, share) for word, share in zip(form["words"], shares, strict=True) if word["end"] > word["start"]]
+    kept = _kept(text, words)
+    found: list[Form] = []
+    for low, high in kept:
+        at = low
+        for word, share in words:
+            if word["end"] <= low or word["start"] >= high or abs(share) < FAINT * greatest:
+                continue
+            found.append(_stretch(text[at : word["start"]], gap=at == low and low > 0))
+            found.append(_stretch(text[word["start"] : word["end"]], share, share / greatest))
+            at = word["end"]
+        found.append(_stretch(text[at : max(high, at)], gap=at == low and low > 0))
+    if kept and kept[-1][1] < len(text):
+        found.append(_stretch("", gap=True))
+    return [one for one in found if one["text"] or one["gap"]]
+
+
+def _stretch(text: str, share: float = 0.0, strength: float = 0.0, *, gap: bool = False) -> Form:
+    return {"text": text, "share": share, "strength": strength, "gap": gap}
+
+
+def _kept(text: str, words: list[tuple[Form, float]]) -> list[tuple[int, int]]:
+    """Return the stretches of a text that are shown, as characters."""
+    if len(text) <= MOST_CHARACTERS:
+        return [(0, len(text))]
+    strongest = sorted(words, key=lambda pair: -abs(pair[1]))[:MOST_MARKED]
+    spans: list[tuple[int, int]] = []
+    for word, _ in sorted(strongest, key=lambda pair: pair[0]["start"]):
+        low, high = max(word["start"] - AROUND, 0), min(word["end"] + AROUND, len(text))
+        if spans and low <= spans[-1][1]:
+            spans[-1] = spans[-1][0], max(high, spans[-1][1])
+        else:
+            spans.append((low, high))
+    return spans
+
+
+def shown_phrase(text: str, phrase: Form) -> str:
+    """Return a phrase with an ellipsis where it begins or ends inside a word, and without line breaks."""
+    start, end = phrase["start"], phrase["end"]
+    if start == end:
+        return str(phrase["text"])
+    before = "\u2026" if start > 0 and text[start - 1].isalnum() and text[start].isalnum() else ""
+    after = "\u2026" if end < len(text) and text[end].isalnum() and text[end - 1].isalnum() else ""
+    return before + " ".join(text[start:end].split()) + after
+
+
+def _struck(form: Form) -> list[Form]:
+    """Return the text around what a counterfactual takes out of it, as stretches."""
+    found = form["counterfactual"]
+    if not found or not found["phrases"]:
+        return []
+    text, parts, at = form["text"], [], 0
+    spans = sorted((one["start"], one["end"]) for one in found["phrases"])
+    for start, end in spans:
+        begin = max(start, at)
+        if begin > at:
+            parts.append({"text": _short(text[at:begin], first=at == 0), "out": False})
+        if end > begin:
+            parts.append({"text": text[begin:end], "out": True})
+        at = max(at, end)
+    parts.append({"text": _short(text[at:], last=True), "out": False})
+    return [part for part in parts if part["text"]]
+
+
+def _short(text: str, *, first: bool = False, last: bool = False) -> str:
+    """Return what of a kept stretch is near to what is taken out."""
+    if len(text) <= 2 * AROUND:
+        return text
+    head, tail = ("" if first else text[:AROUND]), ("" if last else text[-AROUND:])
+    return f"{head} \u2026 {tail}"

@@ -1,0 +1,61 @@
+"""What a model says of a text: logits to :class:`Prediction`. No network here."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bertcnn.inference.backend import Spec
+from bertcnn.inference.calibration import probabilities_of
+from bertcnn.inference.metrics import Floats, decide
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one text.
+
+    Attributes:
+        label: The likeliest label; where a text can have many, those that hold, joined by ``|``.
+        confidence: The probability of ``label``; where a text can have many, of the whole set, the
+            labels taken as independent.
+        probabilities: Of every label, by name, in the order of the model.
+        labels: Where a text can have many, those that hold; else None.
+    """
+
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+    labels: tuple[str, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the one JSON form."""
+        form: dict[str, Any] = {"label": self.label, "confidence": self.confidence}
+        if self.labels is not None:
+            form["labels"] = list(self.labels)
+        return {**form, "probabilities": self.probabilities}
+
+
+def predictions_of(logits: Floats, spec: Spec) -> Iterator[Prediction]:
+    """Yield what logits ``(N, K)`` of a model say, a text each."""
+    names, many = spec.labels, spec.is_multi_label
+    table = probabilities_of(logits, many=many)
+    answers = decide(table, many=many, thresholds=spec.thresholds)
+    for row, answer in zip(table.tolist(), answers, strict=True):
+        by_name = dict(zip(names, row, strict=True))
+        if many:
+            held = tuple(name for name, holds in zip(names, answer, strict=True) if holds)
+            sure = float(np.prod([p if on else 1 - p for p, on in zip(row, answer, strict=True)]))
+            yield Prediction("|".join(held), sure, by_name, held)
+        else:
+            yield Prediction(names[answer], row[answer], by_name)
+
+
+def cuts_of(spec: Spec) -> npt.NDArray[np.float64] | None:
+    """Return the logit from which each label holds, ``(K,)``; None where a text has one label."""
+    if not spec.is_multi_label:
+        return None
+    thresholds = np.full(len(spec.labels), 0.5) if spec.thresholds is None else np.asarray(spec.thresholds)
+    inside = np.clip(thresholds, 1e-9, 1 - 1e-9)  # a threshold of 0 or 1 would be an infinite logit
+    return np.asarray(np.log(inside) - np.log1p(-inside), dtype=np.float64)

@@ -1,0 +1,106 @@
+"""When to answer "not sure": risk and coverage on labelled texts, and the confidence to ask for.
+
+Source:
+    El-Yaniv and Wiener (2010), "On the Foundations of Noise-free Selective Classification", sec. 2:
+    coverage is the share of texts that are answered, risk the share of wrong answers among them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import beta
+
+from bertcnn.errors import DataError
+from bertcnn.inference.metrics import Truth, decide
+from bertcnn.inference.winners import Floats
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Answering only from a confidence on.
+
+    Attributes:
+        threshold: The confidence, 0 to 1.
+        coverage: Share of the labelled texts that are answered.
+        risk: Share of those answers that are wrong.
+        risk_bound: 95 % upper bound of that risk on texts like these (Clopper and Pearson), for a threshold
+            chosen beforehand; one chosen on the same texts is a little worse.
+        answered: How many texts that is.
+    """
+
+    threshold: float
+    coverage: float
+    risk: float
+    risk_bound: float
+    answered: int
+
+
+def risk_coverage(probabilities: Floats, truth: Truth, *, thresholds: Sequence[float] | None = None) -> list[Operation]:
+    """Return every operation that labelled texts can tell apart, the least coverage first.
+
+    Args:
+        probabilities: Float ``(N, K)``.
+        truth: Class ids ``(N,)``, or for many labels a text 0 and 1 ``(N, K)``.
+        thresholds: Probability from which a label holds; many labels a text only.
+
+    Raises:
+        DataError: There are no texts.
+    """
+    if not len(probabilities):
+        raise DataError("There are no labelled texts, and risk is measured on them. Give a dev split.")
+    many = truth.ndim == 2
+    answers = decide(probabilities, many=many, thresholds=thresholds)
+    wrong = (answers != truth).any(axis=1) if many else answers != truth
+    confidence = np.where(answers > 0, probabilities, 1 - probabilities).prod(axis=1) if many else probabilities.max(1)
+    order = np.argsort(-confidence, kind="stable")
+    errors = np.cumsum(wrong[order])
+    # Texts of equal confidence are answered together or not at all.
+    last = np.flatnonzero(np.append(np.diff(confidence[order]) != 0, True))
+    return [
+        Operation(
+            threshold=float(confidence[order[i]]),
+            coverage=(i + 1) / len(wrong),
+            risk=float(errors[i]) / (i + 1),
+            risk_bound=_upper(int(errors[i]), i + 1),
+            answered=i + 1,
+        )
+        for i in last.tolist()
+    ]
+
+
+def threshold_for(
+    risk: float,
+    probabilities: Floats,
+    truth: Truth,
+    *,
+    thresholds: Sequence[float] | None = None,
+    least_coverage: float = 0.1,
+) -> Operation:
+    """Return the operation that answers the most texts at no more than a risk.
+
+    Args:
+        risk: Share of wrong answers among those given, 0 to 1.
+        probabilities: As for :func:`risk_coverage`, of texts that the model was not trained on.
+        truth: As there.
+        thresholds: As there.
+        least_coverage: Share of the texts that must be answered at least, 0 to 1.
+
+    Raises:
+        DataError: No confidence gives that risk with that coverage, or there are no texts.
+    """
+    curve = [
+        one for one in risk_coverage(probabilities, truth, thresholds=thresholds) if one.coverage >= least_coverage
+    ]
+    fitting = [one for one in curve if one.risk <= risk]
+    if fitting:
+        return fitting[-1]
+    best = min(curve, key=lambda one: (one.risk, -one.coverage))
+    raise DataError(
+        f"No confidence gives a risk of {risk:.1%} on these {len(probabilities):,} texts while {least_coverage:.0%} of "
+        f"them are answered. The least risk is {best.risk:.1%}, at a coverage of {best.coverage:.0%}: ask for that."
+    )
+
+
+def _upper(errors: int, count: int) -> float:
+    return 1.0 if errors == count else float(beta.ppf(0.95, errors + 1, count - errors))

@@ -1,0 +1,210 @@
+"""Which window of a text won for each filter, and which phrase and words it stands on.
+
+The arithmetic of explanations starts here; encoders do not come into it.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from bertcnn.text.tokens import Ints
+
+Floats = npt.NDArray[np.float64]
+
+START, END, BLANK = "(start)", "(end)", "(blank)"
+"""Names of phrases without characters: windows of special pieces only, or of pieces that stand for nothing."""
+
+# One sign each: these scripts write no spaces between words.
+_SIGN = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_MARK = r"!-/:-@\[-`{-~\u00a1\u00ab\u00bb\u00bf\u2010-\u2027\u2030-\u205e\u3001-\u303f\uff01-\uff0f\uff1a-\uff1f"
+_WORD = re.compile(rf"[{_SIGN}]|[^\s{_MARK}{_SIGN}]+(?:['\u2019_-][^\s{_MARK}{_SIGN}]+)*|[{_MARK}]+")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters ``text[start:end]``, or a name where there are none."""
+
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Winners:
+    """The winning windows of one text.
+
+    V are the distinct windows that won for at least one filter with a feature above 0.
+
+    Attributes:
+        text: As it was given.
+        ids: Its pieces, special ones included, int64 ``(T,)``.
+        spans: Characters of each piece, int64 ``(T, 2)``.
+        prefix: Special pieces at the start.
+        suffix: Special pieces at the end.
+        features: What the filters found, each >= 0, float64 ``(M,)``.
+        widths: Pieces that each filter sees, int64 ``(M,)``.
+        firsts: First piece of each window, int64 ``(V,)``.
+        sizes: Pieces of each window, int64 ``(V,)``.
+        window_of: The window of each filter, int64 ``(M,)``; -1 where it found nothing.
+    """
+
+    text: str
+    ids: Ints
+    spans: Ints
+    prefix: int
+    suffix: int
+    features: Floats
+    widths: Ints
+    firsts: Ints
+    sizes: Ints
+    window_of: Ints
+
+    @cached_property
+    def _phrases(self) -> tuple[tuple[Span, ...], Ints, Ints]:
+        """Phrases in reading order, the phrase of each window, and the pieces ``(P, 2)`` of each phrase."""
+        keys = [self._span(*window) for window in self._written.tolist()]
+        phrases = sorted(set(keys), key=lambda span: (span.start, span.end, span.text))
+        place = {span: i for i, span in enumerate(phrases)}
+        owner = np.array([place[span] for span in keys], dtype=np.int64)
+        pieces = np.tile(np.array([len(self.ids), 0], dtype=np.int64), (len(phrases), 1))
+        np.minimum.at(pieces[:, 0], owner, self._written[:, 0])
+        np.maximum.at(pieces[:, 1], owner, self._written[:, 1])
+        return tuple(phrases), owner, pieces
+
+    def _span(self, low: int, high: int) -> Span:
+        """Return what a window stands on whose pieces with characters (else all of them) these are."""
+        if self.has_characters[low]:
+            start, end = int(self.spans[low, 0]), int(self.spans[high - 1, 1])
+            return Span(start, end, self.text[start:end])
+        if low < self.prefix:
+            return Span(0, 0, START)
+        if low >= len(self.ids) - self.suffix:
+            return Span(len(self.text), len(self.text), END)
+        at = int(self.spans[low, 0])
+        return Span(at, at, BLANK)
+
+    @cached_property
+    def _written(self) -> Ints:
+        """First piece of each window that has characters, and the one after the last, int64 ``(V, 2)``.
+
+        Of a window without any, all its pieces.
+        """
+        places = np.arange(len(self.ids) + 1)
+        written = np.append(self.has_characters, False)
+        following = np.minimum.accumulate(np.where(written, places, len(places))[::-1])[::-1]
+        before = np.maximum.accumulate(np.where(written, places, -1))
+        low, high = following[self.firsts], before[self.firsts + self.sizes - 1] + 1
+        some = low < high
+        return np.stack([np.where(some, low, self.firsts), np.where(some, high, self.firsts + self.sizes)], axis=1)
+
+    @cached_property
+    def has_characters(self) -> npt.NDArray[np.bool_]:
+        """True for pieces that stand for characters of the text, ``(T,)``."""
+        inside = np.arange(len(self.ids))
+        special = (inside < self.prefix) | (inside >= len(self.ids) - self.suffix)
+        return ~special & (self.spans[:, 1] > self.spans[:, 0])
+
+    @property
+    def phrases(self) -> tuple[Span, ...]:
+        """Distinct spans of the windows, in reading order."""
+        return self._phrases[0]
+
+    @property
+    def phrase_of(self) -> Ints:
+        """The phrase of each filter, int64 ``(M,)``; -1 where it found nothing."""
+        return np.append(self._phrases[1], -1)[self.window_of]
+
+    @property
+    def pieces(self) -> Ints:
+        """First piece of each phrase and the one after its last, int64 ``(P, 2)``."""
+        return self._phrases[2]
+
+    def by_phrase(self, values: Floats) -> Floats:
+        """Sum a value of each filter, ``(M,)`` or ``(M, K)``, over the phrases: ``(P,)`` or ``(P, K)``."""
+        return _summed(values, self.phrase_of, len(self.phrases))
+
+    def by_word(self, values: Floats) -> tuple[tuple[Span, ...], Floats]:
+        """Spread a value of each filter, ``(M, K)``, evenly over its window's pieces, and sum it by word.
+
+        Special pieces get nothing, except where a window has no other piece. Words are runs of
+        letters, and runs of marks; words without a value are there, too.
+
+        Returns:
+            The words in reading order, and float64 ``(words, K)``.
+        """
+        words = words_of(self.text)
+        names = [Span(0, 0, START), *words, Span(len(self.text), len(self.text), END)]
+        of_window = _summed(values, self.window_of, len(self.firsts))
+        rows, windows, portions = self._spread(words)
+        table = np.zeros((len(names), values.shape[1]))
+        np.add.at(table, rows, of_window[windows] * portions[:, None])
+        # The two ends are words only where a window stood on nothing else.
+        used = np.ones(len(names), dtype=bool)
+        used[[0, -1]] = np.isin([0, len(names) - 1], rows)
+        return tuple(name for name, keep in zip(names, used, strict=True) if keep), table[used]
+
+    def _spread(self, words: tuple[Span, ...]) -> tuple[Ints, Ints, Floats]:
+        """Return for each piece of each window its row (0: start, then words, then end), window and portion."""
+        ends = np.array([word.end for word in words], dtype=np.int64)
+        row_of = 1 + np.minimum(np.searchsorted(ends, self.spans[:, 0], side="right"), max(len(words) - 1, 0))
+        row_of[: self.prefix] = 0
+        row_of[len(self.ids) - self.suffix :] = len(words) + 1
+        low, high = self._written.T
+        sizes = high - low
+        windows = np.repeat(np.arange(len(sizes)), sizes)
+        pieces = np.arange(sizes.sum()) + np.repeat(low - np.cumsum(sizes) + sizes, sizes)
+        counted = self.has_characters[pieces] | ~self.has_characters[low][windows]
+        windows, pieces = windows[counted], pieces[counted]
+        return row_of[pieces], windows, 1 / np.bincount(windows, minlength=len(sizes))[windows]
+
+
+def winners_of(
+    text: str,
+    ids: Ints,
+    spans: Ints,
+    features: npt.NDArray[np.float32],
+    positions: Ints,
+    *,
+    kernel_sizes: tuple[int, ...],
+    special: tuple[int, int],
+) -> Winners:
+    """Gather the winning windows of one text.
+
+    Args:
+        text: As it was given.
+        ids: Its pieces, int64 ``(T,)``.
+        spans: Their characters, int64 ``(T, 2)``.
+        features: What the convolution found, ``(M,)``.
+        positions: First piece of each filter's window, ``(M,)``; -1 where there is none.
+        kernel_sizes: Window widths of the convolution.
+        special: Special pieces at the start and at the end.
+    """
+    widths = np.repeat(np.array(kernel_sizes, dtype=np.int64), len(features) // len(kernel_sizes))
+    found = (features > 0) & (positions >= 0)
+    keys = positions[found] * (max(kernel_sizes) + 1) + widths[found]
+    distinct, window = np.unique(keys, return_inverse=True)
+    window_of = np.full(len(features), -1, dtype=np.int64)
+    window_of[found] = window
+    firsts, sizes = np.divmod(distinct, max(kernel_sizes) + 1)
+    return Winners(text, ids, spans, *special, features.astype(np.float64), widths, firsts, sizes, window_of)
+
+
+def words_of(text: str) -> tuple[Span, ...]:
+    """Return the words and runs of marks of a text; of one that has neither, itself.
+
+    >>> [word.text for word in words_of("Don't go, it's so-so...")]
+    ["Don't", 'go', ',', "it's", 'so-so', '...']
+    """
+    words = tuple(Span(found.start(), found.end(), found.group()) for found in _WORD.finditer(text))
+    return words or ((Span(0, len(text), text),) if text else ())
+
+
+def _summed(values: Floats, owner: Ints, count: int) -> Floats:
+    """Sum rows by their owner; those of owner -1 are left out."""
+    total = np.zeros((count, *values.shape[1:]))
+    owned = owner >= 0
+    np.add.at(total, owner[owned], values[owned])
+    return total
