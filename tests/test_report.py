@@ -19,7 +19,7 @@ from bertcnn.study import tables
 from bertcnn.study.evidence import read_study
 from bertcnn.study.report import Report, write_report
 from bertcnn.study.statistics import Outcomes, compare, holm
-from bertcnn.study.verdict import Answer, Part, chance, contradictions, judge, over_data, part_of, sentence, sides
+from bertcnn.study.verdict import Answer, Part, chance, contradictions, judge, mean_of, over_data, part_of, sentence, sides
 from tests.study_folder import FAR, make_study
 
 SOME = ("majority", "tfidf", "cnn-tuned", "cnn-pieces", "bert-cnn-frozen@half", "bert-mean@all", "bert-cnn@half")
@@ -172,8 +172,25 @@ def test_over_several_data_sets():
         ],
         {},
     )
-    assert over_data(answers) == "Shown on 2 of 3 data sets: better on a; worse on b; not shown on c."
-    assert over_data(answers[2:]) == "Not shown on any of 1 data sets."
+    said = over_data(answers)
+    assert said.startswith("Shown on 2 of 3 data sets: better on a; worse on b; not shown on c. Their mean: ")
+    assert over_data(answers[2:]) == "Not shown on any of 1 data sets. Their mean: +0.0 points [-1.0, +1.0]."
+
+
+def test_the_mean_over_data_sets_has_the_interval_of_a_mean_of_independent_ones():
+    found = mean_of([Estimate(0.04, 0.01, 0.07), Estimate(0.00, -0.04, 0.04)])
+    # Half-widths of 3 and 4 points: the mean's is sqrt(3^2 + 4^2) / 2.
+    assert (found.value, found.low, found.high) == pytest.approx((0.02, 0.02 - 0.025, 0.02 + 0.025))
+
+
+def test_the_mean_over_data_sets_covers_the_truth_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    truths, errors = np.array([0.01, -0.02, 0.0, 0.03]), np.array([0.01, 0.02, 0.005, 0.015])
+    hits = 0
+    for drawn in generator.normal(truths, errors, (2000, 4)):
+        found = mean_of([Estimate(x, x - 1.96 * e, x + 1.96 * e) for x, e in zip(drawn, errors, strict=True)])
+        hits += found.low <= truths.mean() <= found.high
+    assert hits / 2000 == pytest.approx(0.95, abs=0.015)
 
 
 def test_shown_with_an_interval_that_holds_0_is_called_a_contradiction():

@@ -4,6 +4,7 @@ Which systems stand for the two sides of a question is picked on dev. Reading fi
 are elsewhere; all here are pure functions.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -14,6 +15,8 @@ from bertcnn.inference.metrics import Estimate
 from bertcnn.study.statistics import Comparison, Outcomes, holm
 
 LEVEL = 0.05
+NORMAL = 1.959964
+"""Of the standard normal distribution: 95 % lie within so much of 0."""
 
 RunKey = tuple[int, int | None]
 DevScores = Mapping[str, Mapping[RunKey, float]]
@@ -186,16 +189,30 @@ def sentence(found: Answer, who: str) -> str:
 
 
 def over_data(answers: Sequence[Answer]) -> str:
-    """Say one question over several data sets: on how many it is shown, and in which direction."""
+    """Say one question over several data sets: on how many it is shown, in which direction, and their mean."""
+    mean = mean_of([one.difference for one in answers])
+    average = f" Their mean: {_signed(mean.value)} points [{_signed(mean.low)}, {_signed(mean.high)}]."
     better = [one.data for one in answers if one.shown and one.difference.value > 0]
     worse = [one.data for one in answers if one.shown and one.difference.value < 0]
     open_ = [one.data for one in answers if one.data not in (*better, *worse)]
     if not better and not worse:
-        return f"Not shown on any of {len(answers)} data sets."
+        return f"Not shown on any of {len(answers)} data sets.{average}"
     parts = [f"better on {', '.join(better)}"] if better else []
     parts += [f"worse on {', '.join(worse)}"] if worse else []
     parts += [f"not shown on {', '.join(open_)}"] if open_ else []
-    return f"Shown on {len(better) + len(worse)} of {len(answers)} data sets: {'; '.join(parts)}."
+    return f"Shown on {len(better) + len(worse)} of {len(answers)} data sets: {'; '.join(parts)}.{average}"
+
+
+def mean_of(differences: Sequence[Estimate]) -> Estimate:
+    """Return the mean of differences on several data sets, each counting once, with its 95 % interval.
+
+    The data sets are taken as given, and independent: the interval is of these, not of data sets at large.
+    A standard error is read off each interval as if it were normal, which errs on the wide side.
+    """
+    errors = [(one.high - one.low) / (2 * NORMAL) for one in differences]
+    value = math.fsum(one.value for one in differences) / len(differences)
+    half = NORMAL * math.sqrt(math.fsum(error**2 for error in errors)) / len(differences)
+    return Estimate(value, value - half, value + half)
 
 
 def chance(p_value: float) -> str:
@@ -234,6 +251,10 @@ def _no_worse(found: Answer, margin: float) -> str:
         return f" That it is at most {most} worse is shown by the interval."
     worst = _points(-100 * found.difference.low)
     return f" That it is at most {most} worse is not shown: by the interval it may cost {worst} points."
+
+
+def _signed(share: float) -> str:
+    return f"{round(100 * share, 1) + 0.0:+.1f}"
 
 
 def _points(value: float) -> str:
