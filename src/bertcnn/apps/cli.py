@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, predict, embed, compare, report, explain, export, check.
+"""The command line: from files to models, answers, explanations, comparisons, graphs and a server.
 
 Heavy libraries are imported inside the commands, so that ``--help`` is quick. What goes wrong by
 a user's hand is one line on stderr and exit code 2.
@@ -23,6 +23,7 @@ from rich.markup import escape
 from bertcnn.apps.compare import compare, report
 from bertcnn.apps.explain import explain
 from bertcnn.apps.export import check, export
+from bertcnn.apps.serve import serve
 from bertcnn.apps.show import SHOWN_LABELS, err, out, say_blank, say_findings, show_rows, show_scores
 from bertcnn.errors import BertCNNError, DataError, ModelError, SettingsError, TrainingError, nearest
 from bertcnn.settings import Settings, all_settings, change, read_settings, write_settings
@@ -193,6 +194,7 @@ app.command()(report)
 app.command()(explain)
 app.command()(export)
 app.command()(check)
+app.command()(serve)
 
 
 @app.command()

@@ -1,0 +1,124 @@
+"""Where all doors of a server hand in texts: checked against the limits, queued, and answered.
+
+The web page and every protocol call this, so that none of them has limits or answers of its own.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from bertcnn.apps.batching import Batcher
+from bertcnn.apps.hosting import Classify, Explain, Host, Hosted
+from bertcnn.apps.limits import ServerSettings
+from bertcnn.apps.metrics import Metrics
+from bertcnn.errors import BertCNNError, DataError
+
+INLINE_CHARACTERS = 4000
+"""Texts cut into pieces at once on the event loop, some 0.5 ms; more goes to a thread."""
+
+
+class Desk:
+    """A model, its queue and its limits.
+
+    ===========================  ==============================================
+    ``predict(texts)``           JSON forms of predictions, and the model's
+    ``explain(texts, ...)``      JSON forms of explanations, and the model's
+    ``open()``, ``close()``      load the model and start; finish and stop
+    ``reload()``                 put what lies in the folder now in its place
+    ===========================  ==============================================
+    """
+
+    def __init__(self, settings: ServerSettings, metrics: Metrics | None = None) -> None:
+        self.settings = settings
+        self.metrics = metrics or Metrics()
+        self.batcher = Batcher(
+            max_tokens=settings.max_batch_tokens,
+            max_wait_seconds=settings.max_wait_ms / 1000,
+            queue_texts=settings.queue_texts,
+            observe=self.metrics.observe,
+        )
+        self.host = Host(settings, pause=self.batcher.breathe)
+        self.metrics.watch(lambda: (self.batcher.waiting_texts, self.batcher.waiting_tokens))
+
+    async def open(self) -> Hosted:
+        """Load the model, and begin to work.
+
+        Raises:
+            ModelError: It cannot be served.
+        """
+        model = await self.host.load()
+        self.batcher.start()
+        return model
+
+    async def close(self) -> None:
+        """Finish what is being computed."""
+        await self.batcher.close()
+
+    async def reload(self) -> Hosted:
+        """Load the folder anew, and serve that. Nobody who waits is sent away.
+
+        Raises:
+            ModelError: The folder cannot be served. The model before serves on.
+        """
+        try:
+            model = await self.host.load()
+        except BertCNNError as error:
+            self.metrics.reloads.labels("failed").inc()
+            raise type(error)(f"{error} The model loaded before goes on serving.") from error
+        self.metrics.reloads.labels("done").inc()
+        return model
+
+    async def predict(self, texts: Sequence[str]) -> tuple[list[dict[str, Any]], Hosted]:
+        """Classify texts, and say which model did.
+
+        Raises:
+            DataError: Too many texts, or too long ones.
+            Busy: The queue is full.
+        """
+        return await self._put(Classify(self.host.model), list(texts))
+
+    async def explain(
+        self,
+        texts: Sequence[str],
+        *,
+        label: str | None = None,
+        audit: bool = False,
+        counterfactual: bool = False,
+        threshold: float | None = None,
+    ) -> tuple[list[dict[str, Any]], Hosted]:
+        """Explain predictions, and say which model made them.
+
+        Args:
+            texts: As in :meth:`predict`.
+            label: What ``why`` is about; None: the decision.
+            audit: Also say how much of each share is left without context.
+            counterfactual: Also find the phrases without which the answer is another.
+            threshold: Confidence below which the verdict is "not sure".
+
+        Raises:
+            DataError: Too many texts, too long ones, or a label that the model does not know.
+            ModelError: The model has no filters to point at phrases.
+            Busy: The queue is full.
+        """
+        work = Explain(self.host.model, label, audit, counterfactual, threshold)
+        return await self._put(work, list(texts))
+
+    async def _put(self, work: Classify | Explain, texts: list[str]) -> tuple[list[dict[str, Any]], Hosted]:
+        self._check(texts)
+        self.batcher.check(len(texts))  # before the labour of cutting
+        if sum(map(len, texts)) <= INLINE_CHARACTERS:
+            tokens = work.model.tokens(texts)
+        else:
+            tokens = await asyncio.to_thread(work.model.tokens, texts)
+        answers = await self.batcher.submit(work, texts, work.cost(tokens))
+        return answers, work.model
+
+    def _check(self, texts: list[str]) -> None:
+        most, longest = self.settings.max_texts, self.settings.max_characters
+        if len(texts) > most:
+            raise DataError(f"Got {len(texts):,} texts, expected at most {most:,} a request. Send several requests.")
+        for i, text in enumerate(texts):
+            if len(text) > longest:
+                raise DataError(
+                    f"Text {i} has {len(text):,} characters, expected at most {longest:,}. Shorten or divide it."
+                )

@@ -1,0 +1,227 @@
+"""The model that a server holds: loaded, put to work, and replaced while requests run."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertcnn import __version__
+from bertcnn.apps.limits import ServerSettings
+from bertcnn.errors import BertCNNError, ModelError
+from bertcnn.inference.backend import Backend, Floats32, Ints, Spec
+from bertcnn.inference.predictor import Predictor
+from bertcnn.network.folder import read_config
+from bertcnn.text.tokens import Batch
+
+if TYPE_CHECKING:
+    from bertcnn.inference.explanation import Explanation
+
+AUDIT_TOKENS = 500
+"""What an audit costs a text: some 100 rows of a few pieces."""
+
+COUNTERFACTUAL_READS = 3
+"""How often a counterfactual reads a text: once more, and shortened."""
+
+
+class BreathingBackend(Backend):
+    """A backend that pauses between batches, so that a very long text holds up no short one.
+
+    Args:
+        backend: What runs the network.
+        pause: Called after each batch, on the computing thread.
+    """
+
+    def __init__(self, backend: Backend, pause: Callable[[], None]) -> None:
+        self.inner, self.pause = backend, pause
+        self.name = backend.name
+        self.max_tokens, self.segment_windows = backend.max_tokens, backend.segment_windows
+
+    @property
+    def spec(self) -> Spec:
+        """What the predictor must know."""
+        return self.inner.spec
+
+    @property
+    def classifier(self) -> tuple[Floats32, Floats32]:
+        """The linear layer."""
+        return self.inner.classifier
+
+    @property
+    def filters(self) -> tuple[Floats32, Floats32]:
+        """The convolution."""
+        return self.inner.filters
+
+    def run(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Floats32, Ints]]:
+        """Yield features and positions, and pause."""
+        for found in self.inner.run(batches):
+            yield found
+            self.pause()
+
+    def states(self, batch: Batch) -> Floats32:
+        """Return what the convolution reads of a batch."""
+        return self.inner.states(batch)
+
+
+@dataclass(frozen=True, eq=False)
+class Hosted:
+    """A loaded model, and what clients are told of it.
+
+    Attributes:
+        name: What clients call it.
+        version: Twelve digits of its weights' sha256; ``unknown`` in folders that do not say.
+        loaded_at: When, in UTC.
+        predictor: It.
+    """
+
+    name: str
+    version: str
+    loaded_at: datetime
+    predictor: Predictor
+
+    def tokens(self, texts: list[str]) -> list[int]:
+        """Return the word pieces of each text."""
+        found: list[int] = self.predictor.tokenizer(texts).lengths.tolist()
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "labels": self.predictor.label_names,
+            "is_multi_label": self.predictor.is_multi_label,
+            "backend": self.predictor.backend.name,
+            "loaded_at": self.loaded_at.isoformat(timespec="seconds"),
+            "bertcnn": __version__,
+        }
+
+
+@dataclass(frozen=True)
+class Classify:
+    """The work of a prediction."""
+
+    model: Hosted
+
+    def __call__(self, texts: list[str]) -> list[dict[str, Any]]:
+        """Return predictions in their JSON form."""
+        return [one.to_dict() for one in self.model.predictor.predict(texts)]
+
+    def cost(self, tokens: list[int]) -> list[int]:
+        """Return what each text costs."""
+        return tokens
+
+
+@dataclass(frozen=True)
+class Explain:
+    """The work of an explanation; see :func:`bertcnn.inference.explain.explain`."""
+
+    model: Hosted
+    label: str | None = None
+    audit: bool = False
+    counterfactual: bool = False
+    threshold: float | None = None
+
+    def __call__(self, texts: list[str]) -> list[dict[str, Any]]:
+        """Return explanations in their JSON form."""
+        return [one.to_dict(label=self.label) for one in self._explained(texts)]
+
+    def _explained(self, texts: list[str]) -> "list[Explanation]":
+        from bertcnn.inference.explain import explain
+
+        return explain(
+            self.model.predictor,
+            texts,
+            audit=self.audit,
+            counterfactual=self.counterfactual,
+            threshold=self.threshold,
+        )
+
+    def cost(self, tokens: list[int]) -> list[int]:
+        """Return what each text costs, as if it were only classified."""
+        times, more = 1 + COUNTERFACTUAL_READS * self.counterfactual, AUDIT_TOKENS * self.audit
+        return [times * one + more for one in tokens]
+
+
+class Host:
+    """The place of the model: loads it, and loads it anew beside the one that serves.
+
+    Args:
+        settings: Which model, run by what.
+        pause: See :class:`BreathingBackend`.
+    """
+
+    def __init__(self, settings: ServerSettings, *, pause: Callable[[], None] = lambda: None) -> None:
+        self.settings, self.pause = settings, pause
+        self.failure: BertCNNError | None = None
+        self._model: Hosted | None = None
+        self._turn = asyncio.Lock()
+
+    @property
+    def is_ready(self) -> bool:
+        """True once a model is loaded."""
+        return self._model is not None
+
+    @property
+    def model(self) -> Hosted:
+        """The one that serves now. Who needs it twice keeps it: it may be replaced in between."""
+        assert self._model is not None, "not loaded"
+        return self._model
+
+    async def load(self) -> Hosted:
+        """Load the folder, and serve it from now on. What is at work goes on with the model it began with.
+
+        Raises:
+            ModelError: The folder cannot be served; the model before, if any, serves on.
+        """
+        async with self._turn:
+            try:
+                self._model = await asyncio.to_thread(load_hosted, self.settings, pause=self.pause)
+            except BertCNNError as error:
+                self.failure = error
+                raise
+            return self._model
+
+
+def load_hosted(settings: ServerSettings, *, pause: Callable[[], None]) -> Hosted:
+    """Load a model folder, all of it, and try it.
+
+    Nothing is left to be read later, when another model may lie in the folder.
+
+    Raises:
+        ModelError: It cannot be served.
+    """
+    folder = settings.model
+    try:
+        predictor = Predictor.load(folder, backend=settings.backend, device=settings.device)
+        _detach(predictor.backend)
+        predictor.backend = BreathingBackend(predictor.backend, pause)
+        _ = predictor.backend.classifier
+        if predictor.backend.spec.kernel_sizes:
+            _ = predictor.backend.filters
+        if not np.isfinite(predictor.logits(["", "Is it fit to serve?"])).all():
+            raise ModelError(f"The model in {folder} gives no numbers. Train again.")
+        sha = str(read_config(folder).get("weights_sha256") or "unknown")
+    except BertCNNError:
+        raise
+    except Exception as error:  # a folder that is broken in a way nobody thought of
+        kind = type(error).__name__
+        raise ModelError(f"{folder} cannot be loaded: {kind}: {error}. Copy the whole folder again.") from error
+    return Hosted(settings.model_name, sha[:12], datetime.now(UTC), predictor)
+
+
+def _detach(backend: Backend) -> None:
+    """Copy torch's weights into memory: they are mapped from the file, and who writes over that file kills us."""
+    model = getattr(backend, "model", None)
+    if model is not None:
+        for tensor in chain(model.parameters(), model.buffers()):
+            tensor.data = tensor.data.clone()
+
+
+def in_main_thread() -> bool:
+    """Return whether signals can be listened to here."""
+    return threading.current_thread() is threading.main_thread()
