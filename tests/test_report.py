@@ -19,7 +19,18 @@ from bertcnn.study import tables
 from bertcnn.study.evidence import read_study
 from bertcnn.study.report import Report, write_report
 from bertcnn.study.statistics import Outcomes, compare, holm
-from bertcnn.study.verdict import Answer, Part, chance, contradictions, judge, mean_of, over_data, part_of, sentence, sides
+from bertcnn.study.verdict import (
+    Answer,
+    Part,
+    chance,
+    contradictions,
+    judge,
+    mean_of,
+    over_data,
+    part_of,
+    sentence,
+    sides,
+)
 from tests.study_folder import FAR, make_study
 
 SOME = ("majority", "tfidf", "cnn-tuned", "cnn-pieces", "bert-cnn-frozen@half", "bert-mean@all", "bert-cnn@half")
