@@ -23,8 +23,8 @@ MOST_SECONDS = 60
 RATE_WEIGHT = 0.1
 """Share of the last batch in the running mean of tokens a second."""
 
-QUEUE_BATCHES = 64
-"""Full batches that may wait, whatever the number of their texts."""
+FULL_ENOUGH = 8
+"""A batch of an eighth of the budget tells the rate; a smaller one is slow for want of texts."""
 
 
 class Work(Protocol):
@@ -94,6 +94,7 @@ class Batcher:
         max_tokens: Tokens of a batch.
         max_wait_seconds: How long a text waits for company.
         queue_texts: Texts that may wait. A request that finds the queue empty is always taken.
+        queue_seconds: How long a request may have to wait for its turn, by the rate of late.
         observe: Told of each batch, on the computing thread.
     """
 
@@ -103,9 +104,11 @@ class Batcher:
         max_tokens: int,
         max_wait_seconds: float,
         queue_texts: int,
+        queue_seconds: float = 2.0,
         observe: Callable[[Batch], None] = lambda _: None,
     ) -> None:
-        self.max_tokens, self.max_wait_seconds, self.queue_texts = max_tokens, max_wait_seconds, queue_texts
+        self.max_tokens, self.max_wait_seconds = max_tokens, max_wait_seconds
+        self.queue_texts, self.queue_seconds = queue_texts, queue_seconds
         self.observe = observe
         self.waiting_texts = self.waiting_tokens = 0
         self._jobs: deque[_Job] = deque()
@@ -138,13 +141,24 @@ class Batcher:
         """Refuse now what would be refused later.
 
         Raises:
-            Busy: So many more texts find no room.
+            Busy: So many more texts find no room, or would wait too long.
         """
-        waiting = self.waiting_texts
-        tokens_full = self.waiting_tokens >= QUEUE_BATCHES * self.max_tokens
-        if waiting and (tokens_full or waiting + texts > self.queue_texts):
-            seconds = self.waiting_tokens / self._rate if self._rate else 1.0
-            raise Busy(min(max(1, ceil(seconds)), MOST_SECONDS))
+        with self._changed:
+            is_full = bool(self._jobs) and self.waiting_texts + texts > self.queue_texts
+            if is_full or self._is_slow(texts):
+                seconds = self.waiting_tokens / self._rate if self._rate else 1.0
+                raise Busy(min(max(1, ceil(seconds)), MOST_SECONDS))
+
+    def _is_slow(self, texts: int) -> bool:
+        """Return whether a request would wait too long: all who wait have as many turns as it, and then it has its own.
+
+        What is larger than the budget counts as the budget, for others are let in between its parts.
+        """
+        most = self._rate * self.queue_seconds
+        if not self._rate or self.waiting_tokens <= most:
+            return False
+        turns = (job.tokens[job.taken : job.taken + texts] for job in self._jobs)
+        return sum(min(cost, self.max_tokens) for some in turns for cost in some) > most
 
     async def submit(self, work: Work, texts: Sequence[str], tokens: Sequence[int]) -> list[Any]:
         """Wait for the answers to some texts.
@@ -266,8 +280,9 @@ class Batcher:
         tokens = sum(job.tokens[i] for job, i in picked)
         done = self._answers(picked)
         seconds = monotonic() - begun
-        rate = tokens / max(seconds, 1e-6)
-        self._rate += RATE_WEIGHT * (rate - self._rate) if self._rate else rate
+        if FULL_ENOUGH * tokens >= self.max_tokens:
+            rate = tokens / max(seconds, 1e-6)
+            self._rate += RATE_WEIGHT * (rate - self._rate) if self._rate else rate
         self.observe(Batch(len(picked), tokens, seconds))
         assert self._loop is not None
         self._loop.call_soon_threadsafe(_deliver, done)

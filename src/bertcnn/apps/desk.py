@@ -35,6 +35,7 @@ class Desk:
             max_tokens=settings.max_batch_tokens,
             max_wait_seconds=settings.max_wait_ms / 1000,
             queue_texts=settings.queue_texts,
+            queue_seconds=settings.queue_seconds,
             observe=self.metrics.observe,
         )
         self.host = Host(settings, pause=self.batcher.breathe)

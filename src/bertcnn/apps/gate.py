@@ -159,7 +159,8 @@ class Gate:
         except Refused as refusal:
             self.metrics.rejected.labels(refusal.reason).inc()
             await visit.discard()
-            await visit.answer(refusal.status, str(refusal), refusal.headers)
+            headers = refusal.headers if visit.is_read else {**refusal.headers, "connection": "close"}
+            await visit.answer(refusal.status, str(refusal), headers)
 
     async def _let_in(self, scope: Scope, visit: _Visit, limit: asyncio.Timeout) -> None:
         headers = dict(scope["headers"])

@@ -34,12 +34,14 @@ class BreathingBackend(Backend):
     Args:
         backend: What runs the network.
         pause: Called after each batch, on the computing thread.
+        max_tokens: Pieces between two pauses: a long text is read in segments of so many windows.
     """
 
-    def __init__(self, backend: Backend, pause: Callable[[], None]) -> None:
+    def __init__(self, backend: Backend, pause: Callable[[], None], *, max_tokens: int) -> None:
         self.inner, self.pause = backend, pause
         self.name = backend.name
-        self.max_tokens, self.segment_windows = backend.max_tokens, backend.segment_windows
+        self.max_tokens = min(backend.max_tokens, max_tokens)
+        self.segment_windows = min(backend.segment_windows, max(1, max_tokens // backend.spec.windowing.length))
 
     @property
     def spec(self) -> Spec:
@@ -199,7 +201,7 @@ def load_hosted(settings: ServerSettings, *, pause: Callable[[], None]) -> Hoste
     try:
         predictor = Predictor.load(folder, backend=settings.backend, device=settings.device)
         _detach(predictor.backend)
-        predictor.backend = BreathingBackend(predictor.backend, pause)
+        predictor.backend = BreathingBackend(predictor.backend, pause, max_tokens=settings.max_batch_tokens)
         _ = predictor.backend.classifier
         if predictor.backend.spec.kernel_sizes:
             _ = predictor.backend.filters

@@ -25,6 +25,7 @@ class ServerSettings:
         max_wait_ms: How long a text waits for others to be computed with.
         max_batch_tokens: Word pieces computed in one go; nobody waits for more than that, and his own.
         queue_texts: Texts that may wait; beyond, requests are refused (503).
+        queue_seconds: How long a request may have to wait for its turn, by the rate of late; beyond, 503.
         max_body_bytes: Of a request (413).
         max_texts: Of a request (422).
         max_characters: Of a text (422).
@@ -46,6 +47,7 @@ class ServerSettings:
     max_wait_ms: float = 3.0
     max_batch_tokens: int = 2048
     queue_texts: int = 512
+    queue_seconds: float = 2.0
     max_body_bytes: int = 1 << 20
     max_texts: int = 256
     max_characters: int = 100_000
@@ -72,6 +74,7 @@ class ServerSettings:
             *rules,
             ("port", self.port, 0 <= self.port < 1 << 16, "0 to 65535"),
             ("max_wait_ms", self.max_wait_ms, 0 <= self.max_wait_ms <= 1000, "0 to 1000"),
+            ("queue_seconds", self.queue_seconds, self.queue_seconds > 0, "above 0"),
             ("timeout_seconds", self.timeout_seconds, 0 < self.timeout_seconds <= 3600, "above 0, to 3600"),
             ("cors", self.cors, origins, "origins as https://example.org, or *"),
             ("name", self.name, "/" not in self.name, "a name without '/'"),

@@ -31,6 +31,7 @@ def serve(
     max_wait_ms: Annotated[float, typer.Option(help="How long a text waits for company.")] = _DEFAULT.max_wait_ms,
     max_batch_tokens: Annotated[int, typer.Option(help="Word pieces computed at once.")] = _DEFAULT.max_batch_tokens,
     queue_texts: Annotated[int, typer.Option(help="Texts that may wait; then 503.")] = _DEFAULT.queue_texts,
+    queue_seconds: Annotated[float, typer.Option(help="Longest wait for a turn; then 503.")] = _DEFAULT.queue_seconds,
     max_body_bytes: Annotated[int, typer.Option(help="Of a request; then 413.")] = _DEFAULT.max_body_bytes,
     max_texts: Annotated[int, typer.Option(help="Of a request; then 422.")] = _DEFAULT.max_texts,
     max_characters: Annotated[int, typer.Option(help="Of a text; then 422.")] = _DEFAULT.max_characters,
@@ -52,6 +53,7 @@ def serve(
     settings = ServerSettings(
         model=model, name=name, backend=backend, device=device, host=host, port=port, workers=workers,
         max_wait_ms=max_wait_ms, max_batch_tokens=max_batch_tokens, queue_texts=queue_texts,
+        queue_seconds=queue_seconds,
         max_body_bytes=max_body_bytes, max_texts=max_texts, max_characters=max_characters,
         timeout_seconds=timeout_seconds, api_key=_key(api_key_file), cors=tuple(cors or ()),
     )  # fmt: skip

@@ -1,0 +1,252 @@
+"""A server under load, over loopback: what the door costs, and what happens beyond its capacity.
+
+    python bench/serving.py --model runs/bench/model --backend onnx --seconds 20
+
+Three measurements, each in processes of its own: offline ``predict`` on short texts; 64 clients that each
+send one text, wait for the answer, and send the next; and texts sent at twice the rate that the 64 got,
+whether answered or not. The client shares the machine's cores with the server, so the share of offline
+throughput is a lower bound. Run it alone. Bounded: 1,000 connections, ``--seconds`` a measurement.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SHORT = 120
+"""Characters of a short text, at most."""
+
+MOST_CONNECTIONS = 1000
+COMMAND = "from typer import run; from bertcnn.apps.serve import serve; run(serve)"
+
+
+@dataclass
+class Seen:
+    """What the clients saw."""
+
+    seconds: float = 0.0
+    statuses: Counter[str] = field(default_factory=Counter)
+    latencies: list[float] = field(default_factory=list)
+
+    def add(self, status: str, seconds: float) -> None:
+        """Note an answer, or what went wrong in its place."""
+        self.statuses[status] += 1
+        if status == "200":
+            self.latencies.append(seconds)
+
+    @property
+    def rate(self) -> float:
+        """Accepted requests a second."""
+        return self.statuses["200"] / self.seconds
+
+    def percentile(self, which: int) -> float:
+        """Milliseconds, of the accepted."""
+        if len(self.latencies) < 2:
+            return float("nan")
+        return 1000 * statistics.quantiles(self.latencies, n=100)[which - 1]
+
+    def share(self, status: str) -> float:
+        """Of all requests, 0 to 1."""
+        return self.statuses[status] / max(1, self.statuses.total())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--flags", default="", help="more flags of `bertcnn serve`, in one string")
+    parser.add_argument("--offline", action="store_true", help="one measurement, in this process")
+    options = parser.parse_args()
+    if options.offline:
+        print(json.dumps(offline(options.model, options.backend, options.seconds)))
+        return
+    command = [sys.executable, __file__, "--model", str(options.model), "--backend", options.backend, "--offline"]
+    done = subprocess.run([*command, "--seconds", str(options.seconds)], capture_output=True, text=True, check=True)
+    alone: float = json.loads(done.stdout.splitlines()[-1])
+    print(f"offline predict: {alone:.0f} texts a second", flush=True)
+    flags = ["--backend", options.backend, *options.flags.split()]
+    with_load = serving(options.model, flags, lambda port: asyncio.run(closed(port, options.clients, options.seconds)))
+    report(f"{options.clients} clients", with_load, alone)
+    beyond = serving(options.model, flags, lambda port: asyncio.run(opened(port, 2 * with_load.rate, options.seconds)))
+    report("twice that rate", beyond, alone)
+
+
+def report(name: str, seen: Seen, alone: float) -> None:
+    others = {status: count for status, count in seen.statuses.items() if status not in {"200", "503"}}
+    print(
+        f"{name}: {seen.rate:.0f} answers a second, {100 * seen.rate / alone:.0f} % of offline; "
+        f"p50 {seen.percentile(50):.1f} ms, p99 {seen.percentile(99):.1f} ms of the accepted; "
+        f"503: {100 * seen.share('503'):.1f} %; others: {others or 'none'}; requests: {seen.statuses.total():,}",
+        flush=True,
+    )
+
+
+def short_texts() -> list[str]:
+    """Return texts that are all different, for equal ones are computed once."""
+    from bertcnn.settings import Settings
+    from bertcnn.text.dataset import load_examples
+
+    parts = load_examples("builtin:reviews", Settings().data).values()
+    return list(dict.fromkeys(text for part in parts for text in part.texts if len(text) <= SHORT))
+
+
+def offline(model: Path, backend: Any, seconds: float) -> float:
+    """Return texts a second of ``Predictor.predict``."""
+    from bertcnn import Predictor
+
+    predictor, texts = Predictor.load(model, backend=backend), short_texts()
+    predictor.predict(texts)
+    begun, number = time.perf_counter(), 0
+    while (passed := time.perf_counter() - begun) < seconds:
+        predictor.predict(texts)
+        number += len(texts)
+    return number / passed
+
+
+def serving(model: Path, flags: list[str], load: Callable[[int], Seen]) -> Seen:
+    """Put a load on a server that is started for it."""
+    # A line a request would be written by the same cores that compute.
+    command = [sys.executable, "-c", COMMAND, str(model), "--port", "0", "--log-level", "info", *flags]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+    try:
+        assert server.stderr is not None
+        port = 0
+        for line in server.stderr:
+            event = json.loads(line)
+            if event["event"] == "listening":
+                port = int(event["address"].rsplit(":", 1)[1])
+            if event["event"] == "serving":
+                break
+        else:
+            sys.exit("The server did not start.")
+        drain = subprocess.Popen(["cat"], stdin=server.stderr, stdout=subprocess.DEVNULL)
+        seen = load(port)
+        print(f"  memory {resident(server.pid):.0f} MB; {counted(port)}", flush=True)
+        return seen
+    finally:
+        server.terminate()
+        server.wait(60)
+        drain.wait(10)
+
+
+def resident(process: int) -> float:
+    """Return megabytes of memory in use."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def counted(port: int) -> str:
+    """Return what the server says of its batches."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        lines = [line.decode().rsplit(" ", 1) for line in answer if line.startswith(b"bertcnn_batch")]
+    found = {name: float(value) for name, value in lines}
+    batches = max(1.0, found["bertcnn_batch_texts_count"])
+    size, busy = found["bertcnn_batch_texts_sum"] / batches, found["bertcnn_batch_seconds_sum"]
+    return f"{size:.1f} texts a batch, computing for {busy:.1f} s"
+
+
+def requests_of(texts: list[str]) -> list[bytes]:
+    made = []
+    for text in texts:
+        body = json.dumps({"texts": [text]}).encode()
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        made.append(head.encode() + b"\r\n\r\n" + body)
+    return made
+
+
+class Connection:
+    """One connection that is kept, as far as the server keeps it."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, request: bytes) -> str:
+        """Send a request; return the status, or the name of what went wrong."""
+        try:
+            if self.streams is None:
+                self.streams = await asyncio.open_connection("127.0.0.1", self.port)
+            reader, writer = self.streams
+            writer.write(request)
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            size = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
+            await reader.readexactly(size)
+        except (OSError, asyncio.IncompleteReadError) as error:
+            self.close()
+            return type(error).__name__
+        if b"connection: close" in head:
+            self.close()
+        return head[9:12].decode()
+
+    def close(self) -> None:
+        """Give it up; the next request makes a new one."""
+        if self.streams is not None:
+            with suppress(OSError):
+                self.streams[1].close()
+        self.streams = None
+
+
+async def closed(port: int, clients: int, seconds: float) -> Seen:
+    """Let clients ask one after the other; the first second warms up and does not count."""
+    made, seen = requests_of(short_texts()), Seen()
+    begun = time.perf_counter() + 1.0
+    end = begun + seconds
+
+    async def client(i: int) -> None:
+        connection = Connection(port)
+        while (started := time.perf_counter()) < end:
+            status = await connection.ask(made[i % len(made)])
+            if begun <= started:
+                seen.add(status, time.perf_counter() - started)
+            i += clients
+        connection.close()
+
+    await asyncio.gather(*(client(i) for i in range(clients)))
+    seen.seconds = time.perf_counter() - begun
+    return seen
+
+
+async def opened(port: int, rate: float, seconds: float) -> Seen:
+    """Send at a rate, answered or not. Where all connections are busy, a request counts as not sent."""
+    made, seen = requests_of(short_texts()), Seen()
+    idle = [Connection(port) for _ in range(MOST_CONNECTIONS)]
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def one(request: bytes, connection: Connection) -> None:
+        started = time.perf_counter()
+        seen.add(await connection.ask(request), time.perf_counter() - started)
+        idle.append(connection)
+
+    begun, sent = time.perf_counter(), 0
+    while (passed := time.perf_counter() - begun) < seconds:
+        for _ in range(int(passed * rate) - sent):
+            sent += 1
+            if not idle:
+                seen.statuses["not sent"] += 1
+                continue
+            task = asyncio.create_task(one(made[sent % len(made)], idle.pop()))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        await asyncio.sleep(0.002)
+    await asyncio.gather(*tasks)
+    seen.seconds = time.perf_counter() - begun
+    for connection in idle:
+        connection.close()
+    return seen
+
+
+if __name__ == "__main__":
+    main()
