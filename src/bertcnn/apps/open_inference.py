@@ -68,6 +68,7 @@ def routes(desk: Desk, read: Any, faults: dict[int | str, Any], body: dict[str, 
         texts = texts_of(asked)
         wanted = _wanted(asked)
         predictions, model = await desk.predict(texts)
+        desk.metrics.texts.labels("/v2/models/{name}/infer").inc(len(texts))
         answer: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
         if asked.id is not None:
             answer["id"] = asked.id

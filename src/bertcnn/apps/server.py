@@ -1,7 +1,7 @@
 """A trained model behind HTTP: the application. :mod:`bertcnn.apps.workers` runs it.
 
-Handlers read their bodies themselves: pydantic's own JSON reader is quicker than FastAPI's way through
-Python objects, and refuses what is not Unicode, or is nested too deeply, instead of falling over it.
+Handlers read their bodies themselves: pydantic's own JSON reader refuses what is not Unicode, which
+FastAPI's way through Python objects lets pass, and its findings are told in our words.
 """
 
 import asyncio
