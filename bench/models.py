@@ -87,13 +87,15 @@ def whole_graphs(folder: Path, _: Path) -> None:
     place = folder / WHOLE
     if (place / "done").exists():
         return
+    from bertcnn.inference.export import quantize
+
     place.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     _fused(place)
     _plain(place / "plain.onnx")
     _optimized(place / "plain.onnx", place / "optimizer.onnx")
     for name in ("fused", "optimizer"):
-        _quantized(place / f"{name}.onnx", place / f"{name}.int8.onnx")
+        quantize(place / f"{name}.onnx", place / f"{name}.int8.onnx")
     (place / "done").write_text(f"{time.perf_counter() - started:.0f} s", "utf-8")
 
 
@@ -141,21 +143,6 @@ def _optimized(source: Path, file: Path) -> None:
 
     better = optimize_model(str(source), model_type="bert", num_heads=12, hidden_size=384, opt_level=0)
     better.save_model_to_file(str(file))
-
-
-def _quantized(source: Path, file: Path) -> None:
-    """Quantize as our own export does: matrix products with constant weights, a scale a column."""
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(
-        source,
-        file,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        op_types_to_quantize=["MatMul"],
-        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
-    )
 
 
 if __name__ == "__main__":

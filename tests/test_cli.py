@@ -212,6 +212,19 @@ def test_evaluate_takes_the_test_split_of_a_source_with_splits(folder: Path) -> 
     assert json.loads(done.out)["texts"] == 256
 
 
+def test_evaluate_says_when_to_answer(folder: Path) -> None:
+    done = call("evaluate", folder, "builtin:reviews", "--risk", 0.6, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["refusal"]
+    assert found["risk"] <= 0.6
+    assert found["answered"] == round(256 * found["coverage"])
+    shown = call("evaluate", folder, "builtin:reviews", "--risk", 0.6)
+    assert f"confidence of {found['threshold']:.3f} on: {found['coverage']:.1%}" in " ".join(shown.out.split())
+    refused = call("evaluate", folder, "builtin:reviews", "--risk", 0)
+    assert refused.code in {0, 2}
+    assert refused.code == 0 or "The least risk is" in refused.err
+
+
 def test_own_dev_and_test_files_and_a_leak(tiny: str, csv_file: Path, tmp_path: Path) -> None:
     rows = list(read_rows(csv_file))
     write_rows(tmp_path / "dev.jsonl", rows[:20])

@@ -22,7 +22,9 @@ from bertcnn.settings import change, read_settings
 from bertcnn.text.dataset import Splits
 from bertcnn.text.tokens import Pieces, PieceTokenizer
 from bertcnn.training import depth as depths
-from bertcnn.training.depth import DepthCurve, DepthSearch, Scored, Trial, choose, latency_ms, median_text
+from bertcnn.training import pace as paces
+from bertcnn.training.depth import DepthCurve, DepthSearch, Scored, Trial, choose, median_text
+from bertcnn.training.pace import Pace, latency_ms, pace_of
 from bertcnn.training.train import Trained
 from tests.conftest import make_tiny_bert
 
@@ -280,7 +282,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
         config = predictor.model.config
         return config.num_hidden_layers + config.num_filters / 32
 
-    monkeypatch.setattr(depths, "latency_ms", pretend)
+    monkeypatch.setattr(paces, "latency_ms", pretend)
+    monkeypatch.setattr(paces, "_by_graphs", lambda *_: iter(()))
 
 
 @pytest.mark.usefixtures("clock")
@@ -317,6 +320,40 @@ def test_a_budget_too_small_names_the_fastest(tiny: str, search: Callable[..., t
 def test_one_text_is_timed(predictor: Predictor) -> None:
     assert 0 < latency_ms(predictor, "the film was good") < 1000
     assert median_text(["long", "short", "middle"], np.array([9, 1, 5])) == "middle"
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        (0, Pace("torch", 8.0)),  # no limit
+        (8.5, Pace("torch", 8.0)),
+        (5, Pace("onnx", 4.0)),
+        (3, Pace("onnx-int8", 2.0)),
+        (1.5, Pace("onnx-int8", 2.0)),  # too slow, but the fastest
+        (0.5, Pace("torch", 8.0)),  # so far off that no graph is written
+    ],
+)
+def test_graphs_are_timed_where_torch_is_too_slow(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, budget: float, expected: Pace
+) -> None:
+    monkeypatch.setattr(paces, "latency_ms", lambda *_: 8.0)
+    monkeypatch.setattr(paces, "_by_graphs", lambda *_: iter([Pace("onnx", 4.0), Pace("onnx-int8", 2.0)]))
+    assert pace_of(predictor.model, predictor.tokenizer, "good", budget_ms=budget) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["onnx", "onnx-int8"])
+def test_the_graph_that_keeps_the_budget_is_written(
+    few: Splits, auto: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    speeds = {"torch": 4.0, "onnx": 2.0, "onnx-int8": 1.0}
+    monkeypatch.setattr(paces, "latency_ms", lambda predictor, _: speeds[predictor.backend.name])
+    trained = train(few, change(auto, {"budget_ms": speeds[backend], "head_epochs": 1, "encoder": auto.model.encoder}))
+    assert trained.depth_curve is not None
+    assert trained.depth_curve.chosen.backend == backend
+    save(trained, tmp_path / "model")
+    assert Predictor.load(tmp_path / "model").backend.name == backend
+    assert f"| {backend}" in (tmp_path / "model" / "README.md").read_text("utf-8")
 
 
 # ---- the doors

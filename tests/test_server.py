@@ -24,7 +24,7 @@ from hypothesis.errors import Unsatisfiable
 from starlette.testclient import TestClient
 
 from bertcnn import BertCNN, ModelError, Predictor, SettingsError
-from bertcnn.apps import gate, workers
+from bertcnn.apps import middleware, workers
 from bertcnn.apps.batching import Batcher, Busy
 from bertcnn.apps.hosting import Classify
 from bertcnn.apps.limits import ServerSettings, is_loopback
@@ -561,11 +561,11 @@ def test_concurrent_callers_over_http(folder: Path, reference: Predictor) -> Non
 def test_a_full_queue_is_503_with_retry_after(folder: Path, held: Held) -> None:
     settings = ServerSettings(model=folder, queue_texts=2, max_wait_ms=0)
     with TestClient(create_app(settings)) as client, ThreadPoolExecutor(4) as pool:
-        desk = client.app.state.desk
+        service = client.app.state.service
         running = pool.submit(client.post, "/v1/predict", json={"texts": ["a"]})
         assert held.begun.wait(10)
         waiting = [pool.submit(client.post, "/v1/predict", json={"texts": ["b"]}) for _ in range(2)]
-        until(lambda: desk.batcher.waiting_texts == 2)
+        until(lambda: service.batcher.waiting_texts == 2)
         for path, body in (
             ("/v1/predict", {"texts": ["c"]}),
             ("/v1/explain", {"texts": ["c"]}),
@@ -583,7 +583,7 @@ def test_a_full_queue_is_503_with_retry_after(folder: Path, held: Held) -> None:
 
 
 def test_too_many_requests_at_once_are_refused(folder: Path, held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "MOST_OPEN", 1)
+    monkeypatch.setattr(middleware, "MOST_OPEN", 1)
     with TestClient(create_app(ServerSettings(model=folder))) as client, ThreadPoolExecutor(1) as pool:
         running = pool.submit(client.post, "/v1/predict", json={"texts": ["a"]})
         assert held.begun.wait(10)
@@ -592,7 +592,7 @@ def test_too_many_requests_at_once_are_refused(folder: Path, held: Held, monkeyp
         assert client.get("/healthz").status_code == 200
         held.go.set()
         assert running.result().status_code == 200
-        monkeypatch.setattr(gate, "MOST_HELD_BYTES", 10)
+        monkeypatch.setattr(middleware, "MOST_HELD_BYTES", 10)
         assert "read at once" in error_of(client.post("/v1/predict", json={"texts": ["b"]}))
 
 
@@ -621,10 +621,10 @@ HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\
 
 
 def test_slow_and_vanishing_clients_do_no_harm(folder: Path, held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "DISCARD_SECONDS", 0.1)
+    monkeypatch.setattr(middleware, "DISCARD_SECONDS", 0.1)
     settings = ServerSettings(model=folder, timeout_seconds=0.8, max_wait_ms=0, max_body_bytes=50_000)
     with listening(settings) as (server, _, port):
-        desk = server.config.app.state.desk
+        service = server.config.app.state.service
         slow = raw(port)
         slow.sendall(HEAD + b'Content-Length: 100\r\n\r\n{"te')
         vanishing = raw(port)
@@ -635,16 +635,16 @@ def test_slow_and_vanishing_clients_do_no_harm(folder: Path, held: Held, monkeyp
             assert held.begun.wait(10)
             gone = raw(port)
             gone.sendall(HEAD + b'Content-Length: 18\r\n\r\n{"texts":["gone"]}')
-            until(lambda: desk.batcher.waiting_texts == 1)
+            until(lambda: service.batcher.waiting_texts == 1)
             gone.close()
-            until(lambda: desk.batcher.waiting_texts == 0)  # its work is dropped
+            until(lambda: service.batcher.waiting_texts == 0)  # its work is dropped
             held.go.set()
             assert running.result().status_code == 200
         assert held.calls == [["a"]]
         assert said(slow).startswith(b"HTTP/1.1 408")
         slow.close()
         assert post(port, ["b"]).status_code == 200
-        assert desk.batcher.waiting_texts == 0
+        assert service.batcher.waiting_texts == 0
         page = HTTP.get(f"http://127.0.0.1:{port}/metrics").text
         assert 'bertcnn_requests_total{route="/v1/predict",status="499"} 1.0' in page
         with raw(port) as connection:
@@ -728,7 +728,7 @@ def test_stopping_answers_what_is_in_flight_and_refuses_the_rest(folder: Path, h
         running = pool.submit(post, port, ["a"])
         assert held.begun.wait(10)
         waiting = pool.submit(post, port, ["b"])
-        until(lambda: server.config.app.state.desk.batcher.waiting_texts == 1)
+        until(lambda: server.config.app.state.service.batcher.waiting_texts == 1)
         server.should_exit = True  # what SIGTERM does
         until(lambda: not server.servers[0].is_serving())
         with pytest.raises(OSError):

@@ -17,6 +17,9 @@ from bertcnn.errors import SettingsError, nearest
 
 T = TypeVar("T")
 
+BackendName = Literal["auto", "torch", "onnx", "onnx-int8"]
+"""What runs a trained network; auto: the fastest that is there."""
+
 
 def _setting(default: Any, meaning: str) -> Any:
     return field(default=default, metadata={"help": meaning})
@@ -95,8 +98,8 @@ class TrainingSettings:
     )
     budget_ms: float = _setting(
         0.0,
-        "With depth auto: choose the depth and the filters that are best on dev among those that answer one text of "
-        "median length in so many milliseconds here, by torch; 0: no limit.",
+        "With depth auto: choose the depth, the filters and the backend that are best on dev among those that answer "
+        "one text of median length in so many milliseconds here; 0: no limit.",
     )
     train_word_embeddings: bool = _setting(False, "Train the encoder's table of pieces as well.")
     class_weights: Literal["none", "balanced"] | tuple[float, ...] = _setting(

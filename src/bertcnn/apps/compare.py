@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from bertcnn.apps.options import INTERRUPTED
 from bertcnn.apps.show import err, out
 from bertcnn.errors import SettingsError, StudyError
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from bertcnn.study.plan import Plan
 
 
-INTERRUPTED = 130
 _OF_A_SOURCE = (None, "", "", "text", "label", "", "utf-8", "")
 """What the flags are that a study in a file does not take, where they are not given."""
 

@@ -1,26 +1,36 @@
 """The command ``explain``: which phrases of a text decided, on the terminal, as JSON, or as a page."""
 
 import json
-import sys
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from bertcnn.errors import DataError
+from bertcnn.apps.options import (
+    Delimiter,
+    Device,
+    Encoding,
+    Model,
+    Runner,
+    Source,
+    load_predictor,
+    quiet,
+    read_texts,
+)
+from bertcnn.apps.options import (
+    Text as Column,
+)
+from bertcnn.apps.show import err, out
+from bertcnn.errors import DataError, nearest
 
 if TYPE_CHECKING:
     from bertcnn.inference.explanation import Explanation
-
-out = Console()
-err = Console(stderr=True)
 
 TEXTS_AT_ONCE = 256
 MOST_ON_A_PAGE = 500
@@ -37,9 +47,9 @@ SIGNS = {True: "\u207a", False: "\u207b"}
 
 
 def explain(
-    model: Annotated[Path, typer.Argument(help="Folder that `bertcnn train` wrote.")],
-    source: Annotated[str, typer.Argument(help="A .csv, .tsv, .jsonl or .parquet file; '-': lines from stdin.")] = "-",
-    text: Annotated[str, typer.Option(help="Column with the texts.")] = "text",
+    model: Model,
+    source: Source = "-",
+    text: Column = "text",
     label: Annotated[
         Optional[str], typer.Option(help="Explain this label, whatever was answered; default: the answer.")
     ] = None,
@@ -54,13 +64,10 @@ def explain(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
     html: Annotated[Optional[Path], typer.Option(help="Write a page of its own to this file.")] = None,
-    encoding: Annotated[str, typer.Option(help="Of csv, tsv and jsonl files.")] = "utf-8",
-    delimiter: Annotated[str, typer.Option(help="Between csv columns; empty: a comma, and a tab for .tsv.")] = "",
-    backend: Annotated[
-        Literal["auto", "torch", "onnx", "onnx-int8"],
-        typer.Option(help="What runs the network; auto: the fastest that `bertcnn export` wrote, or torch."),
-    ] = "auto",
-    device: Annotated[Optional[str], typer.Option(help="cpu, cuda, ...; the GPU where there is one.")] = None,
+    encoding: Encoding = "utf-8",
+    delimiter: Delimiter = "",
+    backend: Runner = "auto",
+    device: Device = None,
 ) -> None:
     """Show which phrases decided, with their exact shares.
 
@@ -72,21 +79,17 @@ def explain(
     Shares and bias add up to the margin of the answer over the next best one. A share is exact for what the filters
     read; the encoder has mixed the sentence into it, and `--audit` measures how much.
     """
-    from bertcnn.inference.explain import explain as explained
-    from bertcnn.inference.predictor import Predictor
-
-    predictor = Predictor.load(model, backend=backend, device=device)
+    quiet()
+    predictor = load_predictor(model, backend, device)
     if label is not None and label not in predictor.label_names:
-        from bertcnn.errors import nearest
-
         known = ", ".join(map(repr, predictor.label_names))
         hint = nearest(label, predictor.label_names)
         raise DataError(f"--label is {label!r}, but the model knows {known}.{hint}")
-    texts = _texts(source, text, encoding, delimiter)
+    texts = read_texts(source, text, encoding=encoding, delimiter=delimiter)
     forms: list[dict[str, Any]] = []
     number = 0
     while chunk := list(islice(texts, TEXTS_AT_ONCE)):
-        for one in explained(predictor, chunk, audit=audit, counterfactual=counterfactual, threshold=threshold):
+        for one in predictor.explain(chunk, audit=audit, counterfactual=counterfactual, threshold=threshold):
             number += 1
             if html is not None and len(forms) < MOST_ON_A_PAGE:
                 forms.append(one.to_dict(label=label))
@@ -96,24 +99,6 @@ def explain(
                 out.print(picture(one, label, coloured=out.color_system is not None and not out.no_color))
     if html is not None:
         _write(html, forms, f"Why {model.name} answers as it does", number)
-
-
-def _texts(source: str, column: str, encoding: str, delimiter: str) -> Iterator[str]:
-    """Yield the texts of a file, or the lines of stdin."""
-    from bertcnn.text.dataset import as_text
-    from bertcnn.text.files import check_column, read_rows
-
-    if source == "-":
-        for number, raw in enumerate(sys.stdin.buffer, start=1):
-            try:
-                line = raw.decode(encoding)
-            except (UnicodeDecodeError, LookupError) as error:
-                raise DataError(f"Line {number} of stdin is not {encoding}: {error}. Give its --encoding.") from error
-            yield line.removeprefix("\ufeff").rstrip("\r\n") if number == 1 else line.rstrip("\r\n")
-        return
-    for row in read_rows(source, encoding=encoding, delimiter=delimiter):
-        check_column(row, column, "--text", source, delimiter=delimiter)
-        yield as_text(row[column])
 
 
 def _write(file: Path, forms: list[dict[str, Any]], title: str, number: int) -> None:

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from bertcnn.apps.options import Model
 from bertcnn.apps.show import err, out
 from bertcnn.errors import BertCNNError, ModelError
 from bertcnn.settings import Settings, change, read_settings
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from bertcnn.text.dataset import Examples
 
 
-Model = Annotated[Path, typer.Argument(help="Folder that `bertcnn train` wrote.")]
 BUILT_IN = "builtin:reviews"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from bertcnn import __version__
 from bertcnn.apps.limits import ServerSettings
 from bertcnn.errors import BertCNNError, ModelError
-from bertcnn.inference.backend import Backend, Floats32, Ints, Spec
+from bertcnn.inference.backend import Backend, Floats32, Ints, WrappedBackend
 from bertcnn.inference.predictor import Predictor
 from bertcnn.network.folder import read_config
 from bertcnn.text.tokens import Batch
@@ -28,7 +28,7 @@ COUNTERFACTUAL_READS = 3
 """How often a counterfactual reads a text: once more, and shortened."""
 
 
-class BreathingBackend(Backend):
+class BreathingBackend(WrappedBackend):
     """A backend that pauses between batches, so that a very long text holds up no short one.
 
     Args:
@@ -38,35 +38,16 @@ class BreathingBackend(Backend):
     """
 
     def __init__(self, backend: Backend, pause: Callable[[], None], *, max_tokens: int) -> None:
-        self.inner, self.pause = backend, pause
-        self.name = backend.name
+        super().__init__(backend)
+        self.pause = pause
         self.max_tokens = min(backend.max_tokens, max_tokens)
         self.segment_windows = min(backend.segment_windows, max(1, max_tokens // backend.spec.windowing.length))
-
-    @property
-    def spec(self) -> Spec:
-        """What the predictor must know."""
-        return self.inner.spec
-
-    @property
-    def classifier(self) -> tuple[Floats32, Floats32]:
-        """The linear layer."""
-        return self.inner.classifier
-
-    @property
-    def filters(self) -> tuple[Floats32, Floats32]:
-        """The convolution."""
-        return self.inner.filters
 
     def run(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Floats32, Ints]]:
         """Yield features and positions, and pause."""
         for found in self.inner.run(batches):
             yield found
             self.pause()
-
-    def states(self, batch: Batch) -> Floats32:
-        """Return what the convolution reads of a batch."""
-        return self.inner.states(batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,14 +114,8 @@ class Explain:
         return [one.to_dict(label=self.label) for one in self._explained(texts)]
 
     def _explained(self, texts: list[str]) -> "list[Explanation]":
-        from bertcnn.inference.explain import explain
-
-        return explain(
-            self.model.predictor,
-            texts,
-            audit=self.audit,
-            counterfactual=self.counterfactual,
-            threshold=self.threshold,
+        return self.model.predictor.explain(
+            texts, audit=self.audit, counterfactual=self.counterfactual, threshold=self.threshold
         )
 
     def cost(self, tokens: list[int]) -> list[int]:

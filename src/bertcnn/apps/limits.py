@@ -3,11 +3,9 @@
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
 
 from bertcnn.errors import SettingsError
-
-BackendName = Literal["auto", "torch", "onnx", "onnx-int8"]
+from bertcnn.settings import BackendName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +25,14 @@ class ServerSettings:
         queue_texts: Texts that may wait; beyond, requests are refused (503).
         queue_seconds: How long a request may have to wait for its turn, by the rate of late; beyond, 503.
         max_body_bytes: Of a request (413).
+        max_upload_bytes: Of a file that is given to the web page.
         max_texts: Of a request (422).
         max_characters: Of a text (422).
         timeout_seconds: Of a request, from its first byte to the last of its answer (408, 504).
         api_key: What clients must give; None: nothing. Never shown.
         cors: Origins whose pages may call, as ``https://example.org``; ``*`` for all.
+        web: Whether there is a web page, at ``/web/``.
+        beside: Folder of a second model, which the page shows beside the first.
 
     Raises:
         SettingsError: Something is out of range; all faults at once.
@@ -49,11 +50,14 @@ class ServerSettings:
     queue_texts: int = 512
     queue_seconds: float = 2.0
     max_body_bytes: int = 1 << 20
+    max_upload_bytes: int = 10 << 20
     max_texts: int = 256
     max_characters: int = 100_000
     timeout_seconds: float = 30.0
     api_key: str | None = field(default=None, repr=False)
     cors: tuple[str, ...] = ()
+    web: bool = False
+    beside: Path | None = None
 
     def __post_init__(self) -> None:
         faults = [
@@ -65,7 +69,10 @@ class ServerSettings:
             raise SettingsError("; ".join(faults) + ".")
 
     def _rules(self) -> list[tuple[str, object, bool, str]]:
-        positive = ("workers", "max_batch_tokens", "queue_texts", "max_body_bytes", "max_texts", "max_characters")
+        positive = (
+            "workers", "max_batch_tokens", "queue_texts", "max_body_bytes", "max_upload_bytes", "max_texts",
+            "max_characters",
+        )  # fmt: skip
         rules: list[tuple[str, object, bool, str]] = [
             (name, getattr(self, name), getattr(self, name) >= 1, "at least 1") for name in positive
         ]
@@ -78,6 +85,8 @@ class ServerSettings:
             ("timeout_seconds", self.timeout_seconds, 0 < self.timeout_seconds <= 3600, "above 0, to 3600"),
             ("cors", self.cors, origins, "origins as https://example.org, or *"),
             ("name", self.name, "/" not in self.name, "a name without '/'"),
+            ("workers", self.workers, self.workers <= 1 or not self.web, "1 with --web: a page lives in one process"),
+            ("beside", str(self.beside), self.beside is None or self.web, "none without --web: only the page shows it"),
         ]
 
     @property

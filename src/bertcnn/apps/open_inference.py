@@ -14,19 +14,19 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from bertcnn import __version__
-from bertcnn.apps.desk import Desk
 from bertcnn.apps.hosting import Hosted
 from bertcnn.apps.schemas import InferInput, InferRequest, InferResponse, ModelMetadata, ServerMetadata, Status
+from bertcnn.apps.service import Service
 from bertcnn.errors import DataError, nearest
 
 INPUT = "text"
 
 
-def routes(desk: Desk, read: Any, faults: dict[int | str, Any], body: dict[str, Any]) -> APIRouter:
+def routes(service: Service, read: Any, faults: dict[int | str, Any], body: dict[str, Any]) -> APIRouter:
     """Return the protocol's routes.
 
     Args:
-        desk: Where texts are handed in.
+        service: Where texts are handed in.
         read: ``await read(InferRequest, request)``, as the other doors read their bodies.
         faults: OpenAPI's responses of a refused request.
         body: OpenAPI's description of an inference request.
@@ -47,28 +47,28 @@ def routes(desk: Desk, read: Any, faults: dict[int | str, Any], body: dict[str, 
     @router.get("/v2/health/ready", response_model=Status, responses={503: faults[503]})
     async def ready() -> Response:
         """Whether a model is loaded."""
-        return readiness(desk)
+        return readiness(service)
 
     @router.get("/v2/models/{name}", response_model=ModelMetadata, responses=missing)
     async def model_metadata(name: str) -> Response:
         """What the model takes and gives."""
-        return JSONResponse(metadata(_known(desk, name)))
+        return JSONResponse(metadata(_known(service, name)))
 
     @router.get("/v2/models/{name}/ready", response_model=Status, responses=missing)
     async def model_ready(name: str) -> Response:
         """Whether this model is loaded."""
-        _known(desk, name)
+        _known(service, name)
         return JSONResponse({"status": "ready"})
 
     @router.post("/v2/models/{name}/infer", response_model=InferResponse, responses=faults, openapi_extra=body)
     async def infer(name: str, request: Request) -> Response:
         """Classify the texts of a tensor."""
-        _known(desk, name)
+        _known(service, name)
         asked: InferRequest = await read(InferRequest, request)
         texts = texts_of(asked)
         wanted = _wanted(asked)
-        predictions, model = await desk.predict(texts)
-        desk.metrics.texts.labels("/v2/models/{name}/infer").inc(len(texts))
+        predictions, model = await service.predict(texts)
+        service.metrics.texts.labels("/v2/models/{name}/infer").inc(len(texts))
         answer: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
         if asked.id is not None:
             answer["id"] = asked.id
@@ -83,15 +83,15 @@ class NoSuchModel(Exception):  # noqa: N818  # a 404
     """A model that is not served here."""
 
 
-def readiness(desk: Desk) -> Response:
+def readiness(service: Service) -> Response:
     """Return 200 where a model is loaded, else 503."""
-    if desk.host.is_ready:
+    if service.host.is_ready:
         return JSONResponse({"status": "ready"})
     return JSONResponse({"error": "The model is being loaded. Try again in 1 s."}, 503, {"retry-after": "1"})
 
 
-def _known(desk: Desk, name: str) -> Hosted:
-    model = desk.host.model
+def _known(service: Service, name: str) -> Hosted:
+    model = service.host.model
     if name != model.name:
         raise NoSuchModel(f"No such model here. Known: {model.name!r}.{nearest(name, [model.name])}")
     return model

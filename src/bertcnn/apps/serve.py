@@ -2,12 +2,16 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from bertcnn.apps.limits import BackendName, ServerSettings
+from bertcnn.apps.limits import ServerSettings
+from bertcnn.apps.options import Device, Model, Runner
 from bertcnn.errors import ModelError, SettingsError
+
+if TYPE_CHECKING:
+    from bertcnn.apps.server import Page
 
 KEY_VARIABLE = "BERTCNN_API_KEY"
 
@@ -15,24 +19,31 @@ _DEFAULT = ServerSettings(model=Path())
 
 
 def serve(
-    model: Annotated[Path, typer.Argument(help="Folder that `bertcnn train` wrote.")],
+    model: Model,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of them.")] = _DEFAULT.host,
     port: Annotated[int, typer.Option(help="0: any that is free.")] = _DEFAULT.port,
     name: Annotated[str, typer.Option(help="What clients call the model; default: its folder's name.")] = "",
     workers: Annotated[int, typer.Option(help="Processes, each with a model and a share of the cores.")] = 1,
-    backend: Annotated[BackendName, typer.Option(help="auto: the fastest that `bertcnn export` wrote.")] = "auto",
-    device: Annotated[Optional[str], typer.Option(help="cpu, cuda, ...; the GPU where there is one.")] = None,
+    backend: Runner = "auto",
+    device: Device = None,
     api_key_file: Annotated[
         Optional[Path], typer.Option(help=f"File with the key that clients must give; or set {KEY_VARIABLE}.")
     ] = None,
     cors: Annotated[
         Optional[list[str]], typer.Option(help="Origin whose pages may call, as https://example.org; repeatable.")
     ] = None,
+    web: Annotated[bool, typer.Option("--web", help="Also serve a page for people, at /web/.")] = False,
+    beside: Annotated[
+        Optional[Path], typer.Option(help="A second model folder, which the page shows beside the first.")
+    ] = None,
     max_wait_ms: Annotated[float, typer.Option(help="How long a text waits for company.")] = _DEFAULT.max_wait_ms,
     max_batch_tokens: Annotated[int, typer.Option(help="Word pieces computed at once.")] = _DEFAULT.max_batch_tokens,
     queue_texts: Annotated[int, typer.Option(help="Texts that may wait; then 503.")] = _DEFAULT.queue_texts,
     queue_seconds: Annotated[float, typer.Option(help="Longest wait for a turn; then 503.")] = _DEFAULT.queue_seconds,
     max_body_bytes: Annotated[int, typer.Option(help="Of a request; then 413.")] = _DEFAULT.max_body_bytes,
+    max_upload_bytes: Annotated[
+        int, typer.Option(help="Of a file given to the page; more is refused.")
+    ] = _DEFAULT.max_upload_bytes,
     max_texts: Annotated[int, typer.Option(help="Of a request; then 422.")] = _DEFAULT.max_texts,
     max_characters: Annotated[int, typer.Option(help="Of a text; then 422.")] = _DEFAULT.max_characters,
     timeout_seconds: Annotated[float, typer.Option(help="Of a request; then 504.")] = _DEFAULT.timeout_seconds,
@@ -46,24 +57,45 @@ def serve(
 
     `curl -d '{"texts": ["Not bad at all."]}' -H 'Content-Type: application/json' http://127.0.0.1:8000/v1/predict`
 
-    POST /v1/predict, /v1/explain; GET /v1/models, /healthz, /readyz, /metrics, /openapi.json, /docs; and the Open
+    POST /v1/predict, /v1/explain; GET /v1/models, /healthz, /readyz, /metrics, /openapi.json; and the Open
     Inference Protocol under /v2. To replace a model, move another folder to its place and send SIGHUP, or
     POST /v1/reload. Logs are lines of JSON on stderr, and hold no text.
     """
     settings = ServerSettings(
         model=model, name=name, backend=backend, device=device, host=host, port=port, workers=workers,
         max_wait_ms=max_wait_ms, max_batch_tokens=max_batch_tokens, queue_texts=queue_texts,
-        queue_seconds=queue_seconds,
-        max_body_bytes=max_body_bytes, max_texts=max_texts, max_characters=max_characters,
+        queue_seconds=queue_seconds, web=web, beside=beside,
+        max_body_bytes=max_body_bytes, max_upload_bytes=max_upload_bytes, max_texts=max_texts,
+        max_characters=max_characters,
         timeout_seconds=timeout_seconds, api_key=_key(api_key_file), cors=tuple(cors or ()),
     )  # fmt: skip
-    if not model.is_dir():
-        raise ModelError(f"No model folder {str(model)!r}. Expected what 'bertcnn train --output' wrote.")
+    serve_with(settings, log_level=log_level.upper())
+
+
+def serve_with(settings: ServerSettings, *, log_level: str = "INFO") -> None:
+    """Serve until a signal ends it.
+
+    Raises:
+        ModelError: A folder is not there or cannot be served, or a package is missing.
+        SettingsError: The address cannot be had.
+    """
+    for folder in filter(None, (settings.model, settings.beside)):
+        if not folder.is_dir():
+            raise ModelError(f"No model folder {str(folder)!r}. Expected what 'bertcnn train --output' wrote.")
     try:
         from bertcnn.apps.workers import run
+
+        pages = [_page()] if settings.web else []
     except ImportError as error:
-        raise ModelError(f"Serving needs {error.name}: pip install 'bertcnn[serve]'") from error
-    run(settings, log_level=log_level.upper())
+        extra = "web" if settings.web else "serve"
+        raise ModelError(f"Serving needs {error.name}: pip install 'bertcnn[{extra}]'") from error
+    run(settings, pages=pages, log_level=log_level)
+
+
+def _page() -> "Page":
+    from bertcnn.apps.web import page
+
+    return page
 
 
 def _key(file: Path | None) -> str | None:

@@ -21,10 +21,9 @@ from starlette.middleware.cors import CORSMiddleware
 
 from bertcnn import __version__
 from bertcnn.apps.batching import Busy
-from bertcnn.apps.desk import Desk
-from bertcnn.apps.gate import Gate, Refused, is_from_here, log
 from bertcnn.apps.hosting import in_main_thread
 from bertcnn.apps.limits import ServerSettings
+from bertcnn.apps.middleware import Guard, Refused, is_from_here, log
 from bertcnn.apps.open_inference import NoSuchModel, readiness, routes
 from bertcnn.apps.schemas import (
     BodyError,
@@ -39,9 +38,10 @@ from bertcnn.apps.schemas import (
     Status,
     read_body,
 )
+from bertcnn.apps.service import Service
 from bertcnn.errors import BertCNNError
 
-Page = Callable[[FastAPI, Desk], None]
+Page = Callable[[FastAPI, Service], None]
 
 _Body = TypeVar("_Body", bound=BaseModel)
 
@@ -65,21 +65,24 @@ def create_app(settings: ServerSettings, *, pages: Sequence[Page] = ()) -> FastA
 
     Args:
         settings: What to serve, and within which limits.
-        pages: Called in turn with the application and its desk, to mount pages for people. The gate
-            stands before ``/v1``, ``/v2`` and ``/metrics``; a page asks the desk, whose limits hold for it, too.
+        pages: Called in turn with the application and its service, to mount pages for people. The guard
+            stands before ``/v1``, ``/v2`` and ``/metrics``; a page brings its own, and asks the service, whose limits
+            hold for it, too.
     """
-    desk = Desk(settings)
+    service = Service(settings)
     app = FastAPI(
         title="bertcnn", version=__version__, description=f"Text classification by the model {settings.model_name!r}.",
-        lifespan=_lifespan, redoc_url=None,
+        lifespan=_lifespan, docs_url=None, redoc_url=None,  # their pages load scripts from elsewhere
     )  # fmt: skip
-    app.state.desk = desk
+    app.state.service = service
     app.state.settings = settings
+    app.state.hosts = []  # of further models, which pages show
+    app.state.streams = set()  # answers without an end, which whoever stops the server must cancel
     _answer_faults(app)
-    _add_texts(app, desk)
-    _add_operation(app, desk)
-    app.include_router(routes(desk, _read, _FAULTS, _described(InferRequest)))
-    app.add_middleware(Gate, settings=settings, metrics=desk.metrics)
+    _add_texts(app, service)
+    _add_operation(app, service)
+    app.include_router(routes(service, _read, _FAULTS, _described(InferRequest)))
+    app.add_middleware(Guard, settings=settings, metrics=service.metrics)
     if settings.cors:
         app.add_middleware(
             CORSMiddleware,
@@ -90,30 +93,32 @@ def create_app(settings: ServerSettings, *, pages: Sequence[Page] = ()) -> FastA
         )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # the way FastAPI documents
     for page in pages:
-        page(app, desk)
+        page(app, service)
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    desk: Desk = app.state.desk
+    service: Service = app.state.service
     tasks: set[asyncio.Task[None]] = set()
     hears_signals = in_main_thread() and hasattr(signal, "SIGHUP")
     if hears_signals:
 
         def renew() -> None:
-            task = asyncio.create_task(_reload_quietly(desk))
+            task = asyncio.create_task(_reload_quietly(service))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
         # Before the load: a signal that comes meanwhile is heeded after it.
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renew)
     try:
-        model = await desk.open()
+        model = await service.open()
+        for host in app.state.hosts:
+            await host.load()
     except BertCNNError as error:
         log.error("cannot serve", extra={"fields": {"error": str(error)}})
         raise
-    log.info("serving", extra={"fields": {"model": model.name, "version": model.version, **_how(desk)}})
+    log.info("serving", extra={"fields": {"model": model.name, "version": model.version, **_how(service)}})
     try:
         yield
     finally:
@@ -121,25 +126,25 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
         for task in tasks:
             task.cancel()
-        await desk.close()
+        await service.close()
         log.info("stopped", extra={"fields": {}})
 
 
-def _how(desk: Desk) -> dict[str, Any]:
-    return {"backend": desk.host.model.predictor.backend.name, "process": os.getpid()}
+def _how(service: Service) -> dict[str, Any]:
+    return {"backend": service.host.model.predictor.backend.name, "process": os.getpid()}
 
 
-async def _reload_quietly(desk: Desk) -> None:
+async def _reload_quietly(service: Service) -> None:
     """Reload for a signal, whose sender reads the log."""
     try:
-        model = await desk.reload()
+        model = await service.reload()
     except BertCNNError as error:
         log.error("reload failed", extra={"fields": {"error": str(error)}})
     else:
-        log.info("reloaded", extra={"fields": {"model": model.name, "version": model.version, **_how(desk)}})
+        log.info("reloaded", extra={"fields": {"model": model.name, "version": model.version, **_how(service)}})
 
 
-def _add_texts(app: FastAPI, desk: Desk) -> None:
+def _add_texts(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/predict",
         response_model=PredictResponse,
@@ -151,8 +156,8 @@ def _add_texts(app: FastAPI, desk: Desk) -> None:
     async def predict(request: Request) -> Response:
         """Classify texts."""
         asked = await _read(PredictRequest, request)
-        predictions, model = await desk.predict(asked.texts)
-        desk.metrics.texts.labels("/v1/predict").inc(len(predictions))
+        predictions, model = await service.predict(asked.texts)
+        service.metrics.texts.labels("/v1/predict").inc(len(predictions))
         return JSONResponse({"model": model.name, "version": model.version, "predictions": predictions})
 
     @app.post(
@@ -166,16 +171,16 @@ def _add_texts(app: FastAPI, desk: Desk) -> None:
         """Say which phrases decided, with their exact shares."""
         asked = await _read(ExplainRequest, request)
         options = asked.model_dump(exclude={"texts"})
-        explanations, model = await desk.explain(asked.texts, **options)
-        desk.metrics.texts.labels("/v1/explain").inc(len(explanations))
+        explanations, model = await service.explain(asked.texts, **options)
+        service.metrics.texts.labels("/v1/explain").inc(len(explanations))
         return JSONResponse({"model": model.name, "version": model.version, "explanations": explanations})
 
 
-def _add_operation(app: FastAPI, desk: Desk) -> None:
+def _add_operation(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", response_model=ModelsResponse, responses={401: _FAULTS[401]}, tags=["operation"])
     async def models() -> Response:
         """List what is served."""
-        return JSONResponse({"models": [desk.host.model.to_dict()]})
+        return JSONResponse({"models": [service.host.model.to_dict()]})
 
     @app.post(
         "/v1/reload",
@@ -185,12 +190,12 @@ def _add_operation(app: FastAPI, desk: Desk) -> None:
     )
     async def reload(request: Request) -> Response:
         """Load the model folder anew, losing no request; only with the API key, or else from this machine."""
-        if desk.settings.api_key is None and not is_from_here(request.scope):
+        if service.settings.api_key is None and not is_from_here(request.scope):
             message = "Without an API key, only a program on this machine may reload. Start with --api-key-file."
             raise Refused(403, message, "reload")
-        model = await asyncio.shield(desk.reload())  # it is done, whether or not its client waits
-        log.info("reloaded", extra={"fields": {"model": model.name, "version": model.version, **_how(desk)}})
-        if desk.settings.workers > 1:
+        model = await asyncio.shield(service.reload())  # it is done, whether or not its client waits
+        log.info("reloaded", extra={"fields": {"model": model.name, "version": model.version, **_how(service)}})
+        if service.settings.workers > 1:
             os.kill(os.getppid(), signal.SIGHUP)  # who tells the other processes
         return JSONResponse(model.to_dict())
 
@@ -202,12 +207,12 @@ def _add_operation(app: FastAPI, desk: Desk) -> None:
     @app.get("/readyz", response_model=Status, responses={503: _FAULTS[503]}, tags=["operation"])
     async def readyz() -> Response:
         """Whether a model is loaded."""
-        return readiness(desk)
+        return readiness(service)
 
     @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response, tags=["operation"])
     async def metrics() -> Response:
         """Counts, for Prometheus."""
-        page, kind = desk.metrics.page()
+        page, kind = service.metrics.page()
         return Response(page, media_type=kind)
 
 
@@ -239,12 +244,12 @@ def _answer_faults(app: FastAPI) -> None:
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> Response:
-        request.app.state.desk.metrics.rejected.labels(error.reason).inc()
+        request.app.state.service.metrics.rejected.labels(error.reason).inc()
         return said(error.status, str(error), error.headers)
 
     @app.exception_handler(Busy)
     async def busy(request: Request, error: Busy) -> Response:
-        request.app.state.desk.metrics.rejected.labels("queue").inc()
+        request.app.state.service.metrics.rejected.labels("queue").inc()
         return said(503, str(error), {"retry-after": str(error.retry_after)})
 
     @app.exception_handler(NoSuchModel)

@@ -9,6 +9,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from bertcnn.inference.metrics import Evaluation
+    from bertcnn.inference.refusal import Operation
     from bertcnn.text.dataset import Splits
 
 out = Console()
@@ -75,6 +76,20 @@ def show_scores(scores: "Evaluation", title: str) -> None:
         extra = list(map(str, scores.confusion[i])) if confused and scores.confusion is not None else []
         columns.add_row(escape(name), *cells, *extra)
     out.print(columns)
+
+
+def show_operation(operation: "Operation") -> None:
+    """Say from which confidence on to answer, what is answered then, and how much of it is wrong."""
+    threshold = f"{operation.threshold:.3f}"
+    out.print(
+        f"\nAnswering from a confidence of [bold]{threshold}[/] on: {operation.coverage:.1%} of the texts are "
+        f"answered, {operation.risk:.1%} of those wrong; of new texts like these probably at most "
+        f"{operation.risk_bound:.1%}.",
+        highlight=False,
+    )
+    out.print(
+        f"With --threshold {threshold}, `bertcnn explain` says 'not sure' to the others, and why.", highlight=False
+    )
 
 
 def show_rows(rows: Iterable[dict[str, Any]], text: str) -> int:

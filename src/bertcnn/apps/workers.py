@@ -21,9 +21,9 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
-from bertcnn.apps.gate import log
 from bertcnn.apps.limits import ServerSettings
 from bertcnn.apps.metrics import SHARED
+from bertcnn.apps.middleware import log
 from bertcnn.apps.server import Page, create_app
 from bertcnn.errors import ModelError, SettingsError
 from bertcnn.inference.onnx_backend import threads
@@ -89,6 +89,20 @@ class _Supervisor(Multiprocess):
         for process in self.processes:
             if process.pid is not None and process.exitcode is None:
                 os.kill(process.pid, signal.SIGHUP)
+
+
+class _Server(uvicorn.Server):
+    """One process. Open pages hold requests that never end, and must not hold up its stop."""
+
+    def __init__(self, config: uvicorn.Config, apps: list[FastAPI]) -> None:
+        super().__init__(config)
+        self.apps = apps
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop, and do not wait for pages."""
+        for task in [task for app in self.apps for task in app.state.streams]:
+            task.cancel()
+        await super().shutdown(sockets)
 
 
 def run(settings: ServerSettings, *, pages: Sequence[Page] = (), log_level: str = "INFO") -> None:
@@ -161,12 +175,13 @@ def _bind(settings: ServerSettings) -> socket.socket:
 def _run_one(config: uvicorn.Config, settings: ServerSettings, apps: list[FastAPI]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn heeds them, and raises them again when all is done
-    server = uvicorn.Server(config)
+    server = _Server(config, apps)
     listener = _bind(settings)
     try:
         server.run([listener])
     except SystemExit:
-        failure = apps[0].state.desk.host.failure if apps else None
+        hosts = [apps[0].state.service.host, *apps[0].state.hosts] if apps else []
+        failure = next((host.failure for host in hosts if host.failure), None)
         if failure is None:
             raise
         raise failure from None

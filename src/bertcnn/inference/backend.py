@@ -135,3 +135,38 @@ class Backend(ABC):
         Raises:
             ModelError: The model has a plain linear head.
         """
+
+
+class WrappedBackend(Backend):
+    """Another backend, with something changed. Where nothing is said, it is the other one's.
+
+    Args:
+        inner: What runs the network.
+    """
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+        self.name, self.max_tokens, self.segment_windows = inner.name, inner.max_tokens, inner.segment_windows
+
+    @property
+    def spec(self) -> Spec:
+        """What the predictor must know."""
+        return self.inner.spec
+
+    @property
+    def classifier(self) -> tuple[Floats32, Floats32]:
+        """The linear layer."""
+        return self.inner.classifier
+
+    @property
+    def filters(self) -> tuple[Floats32, Floats32]:
+        """The convolution."""
+        return self.inner.filters
+
+    def run(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Floats32, Ints]]:
+        """Yield features and positions."""
+        return self.inner.run(batches)
+
+    def states(self, batch: Batch) -> Floats32:
+        """Return what the convolution reads of a batch."""
+        return self.inner.states(batch)

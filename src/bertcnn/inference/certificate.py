@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bertcnn.inference.backend import Backend, Floats32, Ints, Spec
+from bertcnn.inference.backend import Backend, Floats32, Ints, WrappedBackend
 from bertcnn.inference.onnx_backend import FILES
 from bertcnn.inference.predictor import Predictor
 from bertcnn.text.tokens import Batch
@@ -105,8 +105,8 @@ def _ways(predictor: Predictor, texts: list[str], seed: int) -> Iterator[tuple[s
     yield "batches", predictor.logits(texts)
     yield "alone", Predictor(backend, tokenizer, max_tokens=1).logits(texts)
     yield "random batches", _in_random_batches(predictor, texts, seed)
-    yield "padded", Predictor(_Padded(backend), tokenizer, max_tokens=predictor.max_tokens).logits(texts)
-    yield "segments", Predictor(_Padded(backend, columns=0, windows=1), tokenizer).logits(texts)
+    yield "padded", Predictor(_Repadded(backend), tokenizer, max_tokens=predictor.max_tokens).logits(texts)
+    yield "segments", Predictor(_Repadded(backend, columns=0, windows=1), tokenizer).logits(texts)
 
 
 def _in_random_batches(predictor: Predictor, texts: list[str], seed: int) -> npt.NDArray[np.float32]:
@@ -121,25 +121,13 @@ def _in_random_batches(predictor: Predictor, texts: list[str], seed: int) -> npt
     return logits
 
 
-class _Padded(Backend):
-    """Another backend, given more padding than needed, or long texts in shorter segments."""
+class _Repadded(WrappedBackend):
+    """A backend that is given more padding than needed, or long texts in shorter segments."""
 
     def __init__(self, inner: Backend, *, columns: int = PADDING, windows: int | None = None) -> None:
-        self.inner, self.columns = inner, columns
-        self.name, self.max_tokens = inner.name, inner.max_tokens
+        super().__init__(inner)
+        self.columns = columns
         self.segment_windows = windows or inner.segment_windows
-
-    @property
-    def spec(self) -> Spec:
-        return self.inner.spec
-
-    @property
-    def classifier(self) -> tuple[Floats32, Floats32]:
-        return self.inner.classifier
-
-    @property
-    def filters(self) -> tuple[Floats32, Floats32]:
-        return self.inner.filters
 
     def run(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Floats32, Ints]]:
         return self.inner.run(self._pad(batch) for batch in batches)

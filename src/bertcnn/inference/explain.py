@@ -22,7 +22,7 @@ from bertcnn.inference.counterfactual import Without, flipping_sets, without
 from bertcnn.inference.explanation import Audit, Contrast, Counterfactual, Explanation, Phrase, Verdict, winner
 from bertcnn.inference.prediction import cuts_of, predictions_of
 from bertcnn.inference.winners import Floats, Winners, winners_of
-from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer
+from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer, check_texts
 
 __all__ = ["Audit", "Contrast", "Counterfactual", "Explanation", "Phrase", "Verdict", "explain"]
 
@@ -65,14 +65,9 @@ def explain(
         ModelError: The model has a plain linear head and no filters.
         TypeError: A single string was given, or something that is no string.
     """
-    if isinstance(texts, str):
-        raise TypeError(f'Expected a list of texts, got one string. Write ["{texts[:20]}..."] instead.')
-    wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
-    if wrong is not None:
-        raise TypeError(f"Text {wrong} is a {type(texts[wrong]).__name__}, expected str.")
+    distinct = list(dict.fromkeys(check_texts(texts)))
     if not predictor.backend.spec.kernel_sizes:
         raise ModelError(NO_FILTERS)
-    distinct = list(dict.fromkeys(texts))
     winners, logits = _read(predictor, distinct)
     explanations = _explanations(predictor.backend, winners, logits, threshold)
     if audit:

@@ -90,7 +90,7 @@ def export_onnx(
         _write_graph(folder, drafts["onnx"], made_of)
         if int8:
             drafts["onnx-int8"] = Path(scratch) / FILES["onnx-int8"]
-            _quantize(drafts["onnx"], drafts["onnx-int8"], made_of)
+            quantize(drafts["onnx"], drafts["onnx-int8"])
         runners = {
             name: Predictor(OnnxBackend(folder, name, graph=draft), predictor.tokenizer)
             for name, draft in drafts.items()
@@ -302,8 +302,13 @@ def _let_source_be_left_out(graph: Any) -> None:
     graph.graph.node.extend([*added, *nodes])
 
 
-def _quantize(source: Path, file: Path, made_of: str | None) -> None:
-    """Write a graph with the weights of its matrix products in 8 bits, a scale a column."""
+def quantize(source: Path, file: Path) -> None:
+    """Write a graph with the weights of its matrix products in 8 bits, a scale a column.
+
+    Args:
+        source: A float32 graph.
+        file: Where to write; says of which weights it was made, if the source does.
+    """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -317,7 +322,8 @@ def _quantize(source: Path, file: Path, made_of: str | None) -> None:
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
         )
     graph = onnx.load(file)
-    onnx.helper.set_model_props(graph, {MADE_OF: made_of or ""})
+    props = onnx.load(source, load_external_data=False).metadata_props
+    onnx.helper.set_model_props(graph, {one.key: one.value for one in props})
     onnx.save(graph, file)
 
 

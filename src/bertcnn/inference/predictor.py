@@ -1,11 +1,11 @@
 """Texts to predictions: the one batched loop behind every door, whatever runs the network."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +18,16 @@ from bertcnn.inference.metrics import Evaluation, decide, evaluate
 from bertcnn.inference.onnx_backend import FILES, OnnxBackend
 from bertcnn.inference.prediction import Prediction, predictions_of
 from bertcnn.network.folder import check_folder
+from bertcnn.settings import BackendName
 from bertcnn.text.dataset import Examples
 from bertcnn.text.labels import Labels
-from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer, make_batch, plan_batches
+from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer, check_texts, make_batch, plan_batches
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from bertcnn.inference.explanation import Explanation
+    from bertcnn.inference.refusal import Operation
     from bertcnn.network.model import BertCNN
 
 TEXTS_AT_ONCE = 4096
@@ -59,7 +61,7 @@ class Predictor:
         cls,
         folder: str | Path,
         *,
-        backend: Literal["auto", "torch", "onnx", "onnx-int8"] = "auto",
+        backend: BackendName = "auto",
         device: str | None = None,
         max_tokens: int | None = None,
     ) -> Self:
@@ -78,18 +80,17 @@ class Predictor:
         """
         if not Path(folder).is_dir():
             raise ModelError(f"No model folder {str(folder)!r}. Expected what 'bertcnn train --output' wrote.")
-        check_folder(folder)
         kind = _fastest(Path(folder), device) if backend == "auto" else backend
-        tokenizer = PieceTokenizer.load(folder)
         if kind in FILES:
             if device not in {None, "cpu"}:
                 raise ModelError(f"backend {kind!r} runs on the CPU, not on {device!r}. Give backend='torch'.")
+            check_folder(folder)  # which torch's way does by itself
             runner: Backend = OnnxBackend(folder, kind)
         elif kind == "torch":
             runner = _load_torch(folder, device)
         else:
             raise ModelError(f"backend is {backend!r}, expected auto, torch, {', '.join(FILES)}.")
-        predictor = cls(runner, tokenizer, max_tokens=max_tokens)
+        predictor = cls(runner, PieceTokenizer.load(folder), max_tokens=max_tokens)
         check_golden(Path(folder), kind, predictor.logits)
         return predictor
 
@@ -174,7 +175,7 @@ class Predictor:
         Raises:
             TypeError: A single string was given, or something that is no string.
         """
-        return list(self.stream(_as_texts(texts)))
+        return list(self.stream(check_texts(texts)))
 
     def stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
         """Classify any number of texts in their order, holding a few thousand at a time.
@@ -183,14 +184,13 @@ class Predictor:
         """
         waiting = iter(texts)
         chunks = iter(lambda: list(islice(waiting, TEXTS_AT_ONCE)), [])
-        with ThreadPoolExecutor(max_workers=1) as cutter:
-            ahead: Future[tuple[Ints, Pieces]] | None = None
+        cut = self._cut(next(chunks, []))
+        with ThreadPoolExecutor(max_workers=1) as cutter:  # starts no thread before there is a second chunk
             for chunk in chunks:
-                behind, ahead = ahead, cutter.submit(self._cut, chunk)
-                if behind is not None:
-                    yield from predictions_of(self._logits(*behind.result()), self.backend.spec)
-            if ahead is not None:
-                yield from predictions_of(self._logits(*ahead.result()), self.backend.spec)
+                ahead = cutter.submit(self._cut, chunk)
+                yield from predictions_of(self._logits(*cut), self.backend.spec)
+                cut = ahead.result()
+        yield from predictions_of(self._logits(*cut), self.backend.spec)
 
     def _cut(self, texts: Sequence[str]) -> tuple[Ints, Pieces]:
         """Return for each text its row among the distinct ones, and those as pieces."""
@@ -209,7 +209,7 @@ class Predictor:
         """Say which n-grams decided, exactly; see :func:`bertcnn.inference.explain.explain`."""
         from bertcnn.inference.explain import explain
 
-        return explain(self, _as_texts(texts), audit=audit, counterfactual=counterfactual, threshold=threshold)
+        return explain(self, texts, audit=audit, counterfactual=counterfactual, threshold=threshold)
 
     def evaluate(self, examples: Examples) -> Evaluation:
         """Score the model on labelled texts.
@@ -217,10 +217,28 @@ class Predictor:
         Raises:
             DataError: A label the model does not know.
         """
-        labels = Labels(tuple(self.label_names), self.is_multi_label)
-        truth = labels.encode(examples.labels, where=examples.source)
+        truth = self._labels.encode(examples.labels, where=examples.source)
         table = self.probabilities(examples.texts)
         return evaluate(truth, table, self.label_names, thresholds=self.backend.spec.thresholds)
+
+    def threshold_for(self, examples: Examples, risk: float) -> "Operation":
+        """Return from which confidence on to answer, so that no more than a share of the answers is wrong.
+
+        Args:
+            examples: Labelled texts that the model was not trained on.
+            risk: That share, 0 to 1.
+
+        Raises:
+            DataError: No confidence gives that risk, or a label the model does not know.
+        """
+        from bertcnn.inference.refusal import threshold_for
+
+        truth = self._labels.encode(examples.labels, where=examples.source)
+        return threshold_for(risk, self.probabilities(examples.texts), truth, thresholds=self.backend.spec.thresholds)
+
+    @property
+    def _labels(self) -> Labels:
+        return Labels(tuple(self.label_names), self.is_multi_label)
 
     def embed(self, texts: Sequence[str]) -> "tuple[Tensor, Tensor]":
         """Return the states the convolution reads, float32 ``(B, T, S)``, and a mask, bool ``(B, T)``.
@@ -230,7 +248,7 @@ class Predictor:
         """
         from bertcnn.network.states import embed_with
 
-        return embed_with(self.model, self.tokenizer, _as_texts(texts))
+        return embed_with(self.model, self.tokenizer, check_texts(texts))
 
 
 def _fastest(folder: Path, device: str | None) -> str:
@@ -262,13 +280,3 @@ def _torch_backend(model: "BertCNN") -> Backend:
     from bertcnn.inference.torch_backend import TorchBackend
 
     return TorchBackend(model)
-
-
-def _as_texts(texts: Sequence[str]) -> list[str]:
-    if isinstance(texts, str):
-        raise TypeError(f'Expected a list of texts, got one string. Write ["{texts[:20]}..."] instead.')
-    found = list(texts)
-    wrong = next((i for i, text in enumerate(found) if not isinstance(text, str)), None)
-    if wrong is not None:
-        raise TypeError(f"Text {wrong} is a {type(found[wrong]).__name__}, expected str.")
-    return found

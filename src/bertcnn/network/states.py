@@ -22,7 +22,7 @@ from torch import Tensor
 from bertcnn.errors import TrainingError
 from bertcnn.network.encoder import load_tokenizer, states_width
 from bertcnn.network.model import BertCNN, batch_tensors
-from bertcnn.text.tokens import Batch, Pieces, PieceTokenizer, make_batch, plan_batches
+from bertcnn.text.tokens import Batch, Pieces, PieceTokenizer, check_texts, make_batch, plan_batches
 
 CACHE_BYTES = 20_000_000_000
 """What all entries of a cache folder may take together; the longest unused go first."""
@@ -65,13 +65,13 @@ def batch_states(model: BertCNN, batch: Batch, max_tokens: int) -> Tensor:
     Args:
         model: Its encoder is run, on the device it is on.
         batch: What to encode.
-        max_tokens: Padded pieces at once.
+        max_tokens: Padded pieces at once, of a long text's windows.
     """
     ids, attention, source, _ = (tensor.to(model.device, non_blocking=True) for tensor in batch_tensors(batch))
     # Texts come sorted, so many batches have no padding, and attention without a mask is quicker.
     mask = None if batch.attention_mask.all() else attention
-    # A segment of a long text can be more windows than are good to encode at once.
-    rows = max(1, max_tokens // ids.shape[1])
+    # A segment of a long text can be more windows than are good to encode at once; the rest is planned to fit.
+    rows = len(ids) if batch.is_plain else max(1, max_tokens // ids.shape[1])
     chunks = [slice(i, i + rows) for i in range(0, len(ids), rows)]
     windows = [model.stitched_states(ids[some], None if mask is None else mask[some], None)[0] for some in chunks]
     states = torch.cat(windows)
@@ -243,8 +243,7 @@ def embed(
     >>> tuple(states.shape), mask.sum(dim=1).tolist()
     ((2, 7, 384), [7, 4])
     """
-    if isinstance(texts, str):
-        raise TypeError(f'Expected a list of texts, got one string. Write ["{texts[:20]}..."] instead.')
+    texts = check_texts(texts)
     model, tokenizer = load_for_embedding(encoder, depth, states, max_length, overlap)
     return embed_with(model, tokenizer, texts)
 

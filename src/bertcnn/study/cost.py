@@ -95,6 +95,7 @@ def _size(system: Any) -> tuple[int | None, float | None]:
     if not steps:
         return None, None
     arrays = [value for step in steps for value in vars(step).values() if isinstance(value, np.ndarray)]
+    arrays += [step.idf_ for step in steps if hasattr(step, "idf_")]  # which scikit-learn keeps out of sight
     models = [step.model_ for step in steps if hasattr(step, "model_")]
     weights = [w for model in models for w in model.encoder.parameters()]
     numbers = [a for a in arrays if np.issubdtype(a.dtype, np.number)]

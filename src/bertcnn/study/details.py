@@ -9,7 +9,7 @@ from statistics import fmean
 import numpy as np
 import numpy.typing as npt
 
-from bertcnn.study.evidence import Example, Pooled, Run, Study
+from bertcnn.study.evidence import Example, Pooled, Result, Study
 from bertcnn.study.statistics import Outcomes, data_needed
 from bertcnn.study.verdict import Answer
 
@@ -72,7 +72,7 @@ class Contrast:
     only_right: tuple[Shown, ...]
 
 
-def over(runs: Iterable[Run], fold: Callable[[list[float]], float], *path: str) -> float | None:
+def over(runs: Iterable[Result], fold: Callable[[list[float]], float], *path: str) -> float | None:
     """Return the mean, median or whatever else over runs of a number of their lines; None if no run has it."""
     found = [value for run in runs if (value := run.number(*path)) is not None]
     return float(fold(found)) if found else None
@@ -130,13 +130,13 @@ def _right(found: Pooled, ids: npt.NDArray[np.int64]) -> float | None:
     return float((found.outcomes.truth == found.outcomes.answers)[rows].mean()) if rows.any() else None
 
 
-def flips(runs: Sequence[Run]) -> dict[str, float]:
+def flips(runs: Sequence[Result]) -> dict[str, float]:
     """Return the mean share of answers that each perturbation flips."""
     names = dict.fromkeys(name for run in runs for name in run.table("flips"))
     return {name: share for name in names if (share := over(runs, fmean, "flips", name)) is not None}
 
 
-def behaviour(runs: Sequence[Run]) -> dict[str, Failures]:
+def behaviour(runs: Sequence[Result]) -> dict[str, Failures]:
     """Return failures by capability, summed over runs."""
     names = dict.fromkeys(name for run in runs for name in run.table("behaviour"))
     sums = {
@@ -146,7 +146,7 @@ def behaviour(runs: Sequence[Run]) -> dict[str, Failures]:
     return {name: Failures(int(cases), int(failed or 0)) for name, (cases, failed) in sums.items() if cases}
 
 
-def transfer(runs: Sequence[Run]) -> dict[str, float]:
+def transfer(runs: Sequence[Result]) -> dict[str, float]:
     """Return the mean accuracy on other data sets."""
     names = dict.fromkeys(name for run in runs for name in run.table("transfer"))
     return {name: score for name in names if (score := over(runs, fmean, "transfer", name, "accuracy")) is not None}

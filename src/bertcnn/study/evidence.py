@@ -27,7 +27,7 @@ Key = tuple[str, str, int, int | None, float]
 
 
 @dataclass(frozen=True)
-class Run:
+class Result:
     """One line of ``results.jsonl``."""
 
     data: str
@@ -95,7 +95,7 @@ class Study:
 
     folder: Path
     plan: Plan | None
-    runs: tuple[Run, ...]
+    runs: tuple[Result, ...]
     broken: int
     notes: list[str] = field(default_factory=list)
     _pooled: dict[tuple[str, str, float], Pooled | None] = field(default_factory=dict, repr=False)
@@ -119,7 +119,7 @@ class Study:
         planned = self.plan.runs() if self.plan else ()
         return sum((r.data, r.system, r.seed, r.fold, float(r.fraction)) not in there for r in planned)
 
-    def of(self, data: str, system: str | None = None, *, fraction: float | None = FULL) -> list[Run]:
+    def of(self, data: str, system: str | None = None, *, fraction: float | None = FULL) -> list[Result]:
         """Return the runs on a data set, of one system or of all, at one fraction or (None) at all."""
         return [
             run
@@ -146,7 +146,7 @@ class Study:
                 found[line["example"]] = Example(str(line.get("text", "")), str(line.get("label", "")), known)
         return found
 
-    def _outcomes(self, run: Run) -> Pooled | None:
+    def _outcomes(self, run: Result) -> Pooled | None:
         path = self._files.get(run.key)
         if path is None:
             self.notes.append(f"{run.data}, {run.system}, seed {run.seed}: no file of outcomes.")
@@ -164,7 +164,7 @@ class Study:
         return Pooled(Outcomes(example, np.full_like(example, run.seed), truth, answers), probabilities)
 
 
-def read_runs(folder: Path) -> list[Run]:
+def read_runs(folder: Path) -> list[Result]:
     """Return the runs of ``results.jsonl``, the newest of each key; a folder without one has none."""
     lines = _lines(folder / "results.jsonl")
     return list({run.key: run for line in lines if (run := _run(line)) is not None}.values())
@@ -205,7 +205,7 @@ def _lines(path: Path) -> Iterable[Any]:
                     yield None
 
 
-def _run(line: Any) -> Run | None:
+def _run(line: Any) -> Result | None:
     if not isinstance(line, dict) or line.get("schema") != SCHEMA or line.get("status") not in ("done", "failed"):
         return None
     data, system, seed = line.get("data"), line.get("system"), line.get("seed")
@@ -218,7 +218,7 @@ def _run(line: Any) -> Run | None:
     if done and not (isinstance(line.get("dev"), dict) and isinstance(line.get("test"), dict)):
         return None
     error = None if done else " ".join(str(line.get("error") or "no reason given").split())
-    return Run(data, system, seed, fold, float(fraction), done, error, line)
+    return Result(data, system, seed, fold, float(fraction), done, error, line)
 
 
 def _outcome_files(folder: Path) -> dict[Key, Path]:

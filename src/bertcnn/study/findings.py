@@ -27,7 +27,7 @@ from bertcnn.study.details import (
     slices,
     transfer,
 )
-from bertcnn.study.evidence import Example, Run, Study
+from bertcnn.study.evidence import Example, Result, Study
 from bertcnn.study.questions import QUESTIONS
 from bertcnn.study.statistics import Outcomes, accuracy, compare, frontier, macro_f1, reliability, time_to
 from bertcnn.study.systems import ladder_place, system
@@ -299,7 +299,7 @@ def _about(name: str) -> tuple[str, str]:
     return known.about, known.group
 
 
-def _progress(run: Run) -> list[tuple[float, float, float]]:
+def _progress(run: Result) -> list[tuple[float, float, float]]:
     steps = run.line.get("progress")
     if not isinstance(steps, list):
         return []

@@ -18,7 +18,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from bertcnn.study import pictures, tables
-from bertcnn.study.evidence import Run, Study, read_study
+from bertcnn.study.evidence import Result, Study, read_study
 from bertcnn.study.findings import DataSet, Report, find
 from bertcnn.study.verdict import Answer
 
@@ -251,7 +251,7 @@ def _csv(study: Study) -> str:
     return buffer.getvalue()
 
 
-def _sorted(study: Study) -> list[Run]:
+def _sorted(study: Study) -> list[Result]:
     return sorted(study.runs, key=lambda run: (run.data, run.system, -run.fraction, run.seed, run.fold or 0))
 
 

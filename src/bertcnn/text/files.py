@@ -64,6 +64,22 @@ def read_rows(file: str | Path, *, encoding: str = "utf-8", delimiter: str = "")
         raise DataError(f"{path} has a header but no rows. Expected at least one.")
 
 
+def read_lines(file: IO[bytes], name: str, *, encoding: str = "utf-8") -> Iterator[str]:
+    """Yield the lines of a stream as they come, without their ends.
+
+    Raises:
+        DataError: A line is of another encoding, or there is no such encoding.
+    """
+    for number, raw in enumerate(file, start=1):
+        try:
+            line = raw.decode(encoding)
+        except UnicodeDecodeError as error:
+            raise DataError(f"Line {number} of {name} is not {encoding}: {error}. Give its --encoding.") from error
+        except LookupError as error:
+            raise DataError(f"No encoding {encoding!r}. Try utf-8, cp1252, latin-1 or utf-16.") from error
+        yield line.removeprefix("\ufeff").rstrip("\r\n") if number == 1 else line.rstrip("\r\n")
+
+
 def check_column(row: Row, column: str, option: str, file: str | Path, *, delimiter: str = "") -> None:
     """Refuse a table that has no such column, naming those it has.
 

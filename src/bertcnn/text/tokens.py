@@ -237,6 +237,21 @@ def make_batch(pieces: Pieces, parts: Sequence[Segment], *, pad_id: int) -> Batc
     )
 
 
+def check_texts(texts: Sequence[str]) -> list[str]:
+    """Return texts as a list.
+
+    Raises:
+        TypeError: They are a single string, or one of them is no string.
+    """
+    if isinstance(texts, str):
+        raise TypeError(f'Expected a list of texts, got one string. Write ["{texts[:20]}..."] instead.')
+    found = list(texts)
+    wrong = next((i for i, text in enumerate(found) if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise TypeError(f"Text {wrong} is a {type(found[wrong]).__name__}, expected str.")
+    return found
+
+
 class PieceTokenizer:
     """A Hugging Face tokenizer without the length limit, as arrays.
 

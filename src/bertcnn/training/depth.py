@@ -6,8 +6,6 @@ is tried, what is timed, and what is taken.
 
 import json
 import shutil
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,20 +20,19 @@ from rich.console import Console
 from torch import Tensor
 
 from bertcnn.errors import SettingsError
-from bertcnn.inference.predictor import Predictor
 from bertcnn.network.config import BertCNNConfig
 from bertcnn.network.encoder import states_count
 from bertcnn.network.model import BertCNN
 from bertcnn.network.states import States, cache_folder, stream_states
 from bertcnn.settings import Settings, change
 from bertcnn.text.tokens import Pieces, PieceTokenizer
+from bertcnn.training.pace import Pace, pace_of
 
 SIDE_BY_SIDE_BYTES = 4_000_000_000
 """Most that the states of all layers may take together. A page of the file holds several layers, so an epoch
 on one of them reads all: what does not stay in memory would be read from disk again in every epoch."""
 
 PROBE_TEXTS = 8
-TIMED_RUNS, TIMED_SECONDS = 25, 0.5
 POINT = 0.01
 
 
@@ -48,7 +45,8 @@ class Trial:
         num_filters: Of each window width.
         score: Best dev score of its head.
         seconds: Its head's training took, without encoding.
-        latency_ms: Of one text alone by torch, median; of the median training text.
+        latency_ms: Of one text alone, median of some runs; of the training text of median length.
+        backend: By which it is: torch, or where that is over the budget a graph.
     """
 
     depth: int
@@ -56,6 +54,7 @@ class Trial:
     score: float
     seconds: float
     latency_ms: float
+    backend: str = "torch"
 
     @property
     def name(self) -> str:
@@ -114,7 +113,7 @@ class DepthCurve:
         if self.budget_ms:
             return (
                 f"Depth {self.chosen.depth} with {self.chosen.num_filters} filters has the best dev {self.metric} of "
-                f"what answers within {self.budget_ms:g} ms."
+                f"what answers within {self.budget_ms:g} ms, by {self.chosen.backend}."
             )
         best = _best(self.trials, self.metric)
         return (
@@ -125,12 +124,13 @@ class DepthCurve:
     def table(self) -> str:
         """Return the trials as a Markdown table, the chosen one in bold."""
         lines = [
-            f"| depth | filters | dev {self.metric} | head trained in, s | one text, ms |",
-            "|---|---|---|---|---|",
+            f"| depth | filters | dev {self.metric} | head trained in, s | one text, ms | by |",
+            "|---|---|---|---|---|---|",
         ]
         for one in self.trials:
             mark = "**" if one == self.chosen else ""
-            cells = (one.depth, one.num_filters, f"{one.score:.3f}", f"{one.seconds:.1f}", f"{one.latency_ms:.1f}")
+            scores = (f"{one.score:.3f}", f"{one.seconds:.1f}", f"{one.latency_ms:.1f}")
+            cells = (one.depth, one.num_filters, *scores, one.backend)
             lines.append("| " + " | ".join(f"{mark}{cell}{mark}" for cell in cells) + " |")
         return "\n".join(lines)
 
@@ -172,7 +172,7 @@ class Scored:
     warnings: list[str]
 
 
-class Workshop(Protocol):
+class HeadTrainer(Protocol):
     """What a search borrows from a training run."""
 
     @property
@@ -198,7 +198,7 @@ class DepthSearch:
     of the free disk.
 
     Args:
-        workshop: Builds, encodes, trains.
+        trainer: Builds, encodes, trains.
         settings: With ``depth = "auto"``.
         tokenizer: Of the encoder.
         pieces: All texts to encode.
@@ -208,7 +208,7 @@ class DepthSearch:
 
     def __init__(
         self,
-        workshop: Workshop,
+        trainer: HeadTrainer,
         settings: Settings,
         tokenizer: PieceTokenizer,
         *,
@@ -216,7 +216,7 @@ class DepthSearch:
         text: str,
         console: Console,
     ) -> None:
-        self.workshop, self.settings, self.tokenizer = workshop, settings, tokenizer
+        self.trainer, self.settings, self.tokenizer = trainer, settings, tokenizer
         self.pieces, self.text, self.console = pieces, text, console
         self.warnings: dict[Trial, list[str]] = {}
         self._layers = self._lowest = 0
@@ -234,7 +234,7 @@ class DepthSearch:
         Raises:
             SettingsError: The encoder has no layers, or nothing answers within the budget.
         """
-        model, training, metric = self.settings.model, self.settings.training, self.workshop.metric
+        model, training, metric = self.settings.model, self.settings.training, self.trainer.metric
         self._look_at(whole)
         depths = [depth for depth in range(1, self._layers + 1) if _can_read(model.states, depth)]
         plan = self._in_time(depths) if training.budget_ms else [(depth, model.num_filters, None) for depth in depths]
@@ -256,66 +256,74 @@ class DepthSearch:
         if self._is_side_by_side and not self._agrees(model, columns):
             self._run_apart("this encoder does more behind its last layer")
         if not self._is_side_by_side:
-            return self.workshop.encode(model)
+            return self.trainer.encode(model)
         if self._whole_states is None:
-            self._whole_states = self.workshop.encode(self._whole or self._build_whole())
+            self._whole_states = self.trainer.encode(self._whole or self._build_whole())
             self._whole = None
         whole = self._whole_states
         return States(whole.values[:, columns], whole.starts, whole.seconds)
 
-    def _try(self, depth: int, num_filters: int, latency: float | None) -> Trial:
-        model = self.workshop.build(at(self.settings, depth, num_filters))
-        latency = self._latency(model) if latency is None else latency
-        scored = self.workshop.train_head(model, self.states(model), name_of(depth, num_filters))
-        trial = Trial(depth, num_filters, scored.score, scored.seconds, latency)
+    def _try(self, depth: int, num_filters: int, pace: Pace | None) -> Trial:
+        model = self.trainer.build(at(self.settings, depth, num_filters))
+        pace = pace or self._pace(model)
+        scored = self.trainer.train_head(model, self.states(model), name_of(depth, num_filters))
+        trial = Trial(depth, num_filters, scored.score, scored.seconds, pace.latency_ms, pace.backend)
         self.warnings[trial] = scored.warnings
         self.console.print(
-            f"  depth {depth} of {self._layers}, {num_filters} filters: dev {self.workshop.metric} {trial.score:.3f}, "
-            f"{trial.seconds:.1f} s, {latency:.1f} ms a text",
+            f"  depth {depth} of {self._layers}, {num_filters} filters: dev {self.trainer.metric} {trial.score:.3f}, "
+            f"{trial.seconds:.1f} s, {pace.latency_ms:.1f} ms a text by {pace.backend}",
             highlight=False,
         )
         return trial
 
-    def _in_time(self, depths: Sequence[int]) -> list[tuple[int, int, float | None]]:
+    def _in_time(self, depths: Sequence[int]) -> list[tuple[int, int, Pace | None]]:
         """Time each depth, and where it is too slow half and a quarter of the filters, before anything is trained.
 
         Returns:
-            What to try: depth, filters and milliseconds; each depth with all filters, for the curve, and then those
+            What to try: depth, filters and pace; each depth with all filters, for the curve, and then those
             with the most fewer filters that answer in time.
 
         Raises:
             SettingsError: Nothing answers within the budget.
         """
         given, budget = self.settings.model.num_filters, self.settings.training.budget_ms
-        full: list[tuple[int, int, float | None]] = []
+        full: list[tuple[int, int, Pace | None]] = []
         fewer = full[:]
-        timed: list[tuple[float, int, int]] = []
+        timed: list[tuple[float, int, int, str]] = []
+        in_reach = True  # a deeper one is no faster
         for depth in depths:
-            for count in (given, *self._fewer(given)):
-                latency = self._latency(self.workshop.build(at(self.settings, depth, count)))
-                timed.append((latency, depth, count))
+            for count in (given, *self._fewer(given)) if in_reach else (given,):
+                model = self.trainer.build(at(self.settings, depth, count))
+                pace = self._pace(model, budget if in_reach else 0.0)
+                timed.append((pace.latency_ms, depth, count, pace.backend))
                 if count == given:
-                    full.append((depth, count, latency))
-                elif latency <= budget:
-                    fewer.append((depth, count, latency))
-                if latency <= budget:
+                    full.append((depth, count, pace))
+                elif pace.latency_ms <= budget:
+                    fewer.append((depth, count, pace))
+                if pace.latency_ms <= budget:
                     break
-        latency, depth, count = min(timed)
+            else:
+                in_reach = False
+        latency, depth, count, backend = min(timed)
         if latency > budget:
             raise SettingsError(
-                f"budget_ms is {budget:g}, but no depth answers the training text of median length within it on this "
-                f"machine: the fastest found is depth {depth} with {count} filters, {latency:.2g} ms. Allow that, or "
-                "take a smaller --encoder."
+                f"budget_ms is {budget:g}, but no depth answers the training text of median length within it on "
+                f"this machine: the fastest found is depth {depth} with {count} filters, {latency:.2g} ms by "
+                f"{backend}. Allow that, or take a smaller --encoder."
             )
         return full + fewer
 
     def _fewer(self, num_filters: int) -> list[int]:
         return [n for n in (num_filters // 2, num_filters // 4) if n and self.settings.model.features == "windows"]
 
-    def _latency(self, model: BertCNN) -> float:
+    def _pace(self, model: BertCNN, budget_ms: float = 0.0) -> Pace:
         """Time a network in the first of several processes, for all must choose the same."""
-        own = latency_ms(Predictor(model, self.tokenizer), self.text) if PartialState().is_main_process else 0.0
-        return float(broadcast_object_list([own])[0])
+        own = Pace("torch", 0.0)
+        if PartialState().is_main_process:
+            own = pace_of(model, self.tokenizer, self.text, budget_ms=budget_ms)
+        (found,) = broadcast_object_list([own])
+        assert isinstance(found, Pace)
+        return found
 
     def _look_at(self, whole: BertCNNConfig) -> None:
         """Note how many layers there are, and whether the states of all can lie side by side."""
@@ -343,7 +351,7 @@ class DepthSearch:
 
     def _build_whole(self) -> BertCNN:
         all_layers = f"concat-{self._layers + 1 - self._lowest}"
-        return self.workshop.build(change(at(self.settings, "all"), {"states": all_layers}))
+        return self.trainer.build(change(at(self.settings, "all"), {"states": all_layers}))
 
     def _agrees(self, model: BertCNN, columns: slice) -> bool:
         """Return whether a cut encoder's states are these columns of the whole one's, on a few texts."""
@@ -362,18 +370,6 @@ def at(settings: Settings, depth: int | str, num_filters: int | None = None) -> 
     """Return the settings of one trial, as if the user had given its depth."""
     filters = settings.model.num_filters if num_filters is None else num_filters
     return change(settings, {"depth": depth, "num_filters": filters, "budget_ms": 0.0})
-
-
-def latency_ms(predictor: Predictor, text: str) -> float:
-    """Return the milliseconds that one text alone takes, cutting into pieces included; the median of some runs."""
-    for _ in range(3):  # the first ones prepare
-        predictor.predict([text])
-    seconds: list[float] = []
-    while len(seconds) < 3 or (len(seconds) < TIMED_RUNS and sum(seconds) < TIMED_SECONDS):
-        started = time.perf_counter()
-        predictor.predict([text])
-        seconds.append(time.perf_counter() - started)
-    return 1000 * statistics.median(seconds)
 
 
 def _can_read(states: str, depth: int) -> bool:

@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from bertcnn.errors import TrainingError
+from bertcnn.errors import ModelError, TrainingError
+from bertcnn.inference.export import export_onnx
 from bertcnn.inference.golden import write_golden
 from bertcnn.inference.metrics import Evaluation
 from bertcnn.network.encoder import quiet_transformers
@@ -72,6 +73,8 @@ def _write(trained: Trained, folder: Path, sources: Mapping[str, str | None] | N
         predictor.model.save_pretrained(folder)
     (folder / WEIGHTS).chmod(0o644)  # safetensors makes it private; the folder decides who reads
     predictor.tokenizer.save(folder)
+    if trained.depth_curve is not None:
+        _write_graphs(trained, folder, trained.depth_curve)
     write_settings(trained.settings, folder / "run.toml")
     scores = {
         "dev": trained.dev.to_dict(),
@@ -88,6 +91,19 @@ def _write(trained: Trained, folder: Path, sources: Mapping[str, str | None] | N
     (folder / "metrics.json").write_text(json.dumps(scores, indent=1) + "\n", "utf-8")
     (folder / "README.md").write_text(model_card(trained), "utf-8")
     write_golden(folder, "torch", predictor.logits)
+
+
+def _write_graphs(trained: Trained, folder: Path, curve: DepthCurve) -> None:
+    """Write the graph by which the model keeps its budget; where it fails its proof, say so."""
+    if curve.chosen.backend == "torch":
+        return
+    try:
+        export_onnx(folder, int8=curve.chosen.backend == "onnx-int8", dev=trained.proof)
+    except ModelError as error:
+        trained.warnings.append(
+            f"the budget of {curve.budget_ms:g} ms was to be kept by {curve.chosen.backend}, but: {error} "
+            "The model is slower than was asked for."
+        )
 
 
 def model_card(trained: Trained) -> str:
@@ -143,7 +159,7 @@ def _depth_section(curve: DepthCurve) -> str:
 
 {curve.why} Each score is that of a head on
 frozen states, the best of its epochs on dev. One text is the training text of median length
-({curve.timed_pieces} pieces), alone, by torch, on the machine that trained.
+({curve.timed_pieces} pieces), alone, on the machine that trained; by a graph where torch is over the budget.
 """
 
 

@@ -54,6 +54,7 @@ class Trained:
         cached_seconds: What encoding the texts of train and dev would have added, had their states not
             been in the cache (less what encoding others' texts took).
         depth_curve: Where ``depth`` was ``auto``, what was tried.
+        proof: The dev texts, for a graph to be proved on that a budget asked for.
     """
 
     predictor: Predictor
@@ -68,6 +69,7 @@ class Trained:
     encoding_seconds: float = 0.0
     cached_seconds: float = 0.0
     depth_curve: DepthCurve | None = None
+    proof: Examples | None = field(default=None, repr=False)
 
 
 def train(
@@ -142,6 +144,7 @@ def train(
         encoding_seconds=run.encoding_seconds,
         cached_seconds=run.cached_seconds,
         depth_curve=run.depth_curve,
+        proof=splits.dev,
     )
 
 
@@ -216,7 +219,7 @@ class _Run:
         self.cut_texts = 0
         self.encoding_seconds = self.cached_seconds = 0.0
         self.depth_curve: DepthCurve | None = None
-        self._ready: States | None = None
+        self._head_states: States | None = None
         self._head_is_trained = False
 
     def train(self, splits: Splits, truths: dict[str, Truth], also_encode: Sequence[str]) -> None:
@@ -226,7 +229,7 @@ class _Run:
             self._choose_depth(splits.train.texts)
         before: float | None = None
         if method != "finetune":
-            states = self._ready or self.encode(self.model)
+            states = self._head_states or self.encode(self.model)
             before = self._stage("head", training.head_epochs, states, resume=self.resume or self._head_is_trained)
         if method != "frozen":
             kept = {name: weight.clone() for name, weight in self.model.state_dict().items()}
@@ -286,7 +289,7 @@ class _Run:
         if self.settings.training.method == "finetune":
             return
         self.warnings += curve.warnings
-        self._ready = None if was_found else search.states(self.model)
+        self._head_states = None if was_found else search.states(self.model)
         # Of several processes only the first has the head's weights; they train it again, to the same ones.
         if PartialState().num_processes == 1:
             self._head_is_trained = _move(self.folder / chosen.name, self.folder / "head")

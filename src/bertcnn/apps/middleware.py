@@ -23,7 +23,7 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/re
 """Asked by orchestrators, which have no key."""
 
 GUARDED = ("/v1", "/v2", "/metrics")
-"""What the gate stands before; other paths are pages, or answered 404."""
+"""What the guard stands before; other paths are pages, or answered 404."""
 
 MOST_OPEN = 1024
 """Requests that are being read, computed or answered at once."""
@@ -115,7 +115,7 @@ class _Visit:
         await self.send({"type": "http.response.body", "body": body})
 
 
-class Gate:
+class Guard:
     """Stands before the paths of the API.
 
     Args:

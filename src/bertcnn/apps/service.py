@@ -17,7 +17,7 @@ INLINE_CHARACTERS = 4000
 """Texts cut into pieces at once on the event loop, some 0.5 ms; more goes to a thread."""
 
 
-class Desk:
+class Service:
     """A model, its queue and its limits.
 
     ===========================  ==============================================

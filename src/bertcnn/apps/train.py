@@ -1,0 +1,169 @@
+"""The command ``train``: from labelled texts to a model folder."""
+
+import inspect
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated, Any, Optional, cast
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from bertcnn.apps.options import INTERRUPTED, quiet
+from bertcnn.apps.show import err, out, say_findings, show_scores
+from bertcnn.errors import BertCNNError, SettingsError, TrainingError
+from bertcnn.settings import Settings, all_settings, change, read_settings, write_settings
+
+
+def _train_signature() -> inspect.Signature:
+    """Return the flags of ``train``: its own, and one for every setting, so that none is written twice."""
+    own = {
+        "source": (str, typer.Argument(help="Labelled texts: a file, builtin:reviews, or hf:owner/name.")),
+        "output": (Path, typer.Option(help="Folder to write.")),
+        "dev": (Optional[str], typer.Option(help="Texts to choose on; default: a share of SOURCE.")),
+        "test": (Optional[str], typer.Option(help="Texts to test on, once; default: a share of SOURCE.")),
+        "config": (Optional[Path], typer.Option(help="TOML file with settings.")),
+        "resume": (bool, typer.Option("--resume", help="Go on with a run that was stopped.")),
+        "overwrite": (bool, typer.Option("--overwrite", help="Replace the output, and an unfinished run.")),
+    }
+    defaults: dict[str, Any] = {"source": inspect.Parameter.empty, "output": inspect.Parameter.empty}
+    defaults |= {"resume": False, "overwrite": False}
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        inspect.Parameter(name, kind, annotation=Annotated[hint, info], default=defaults.get(name))
+        for name, (hint, info) in own.items()
+    ]
+    for section, one in all_settings():
+        shown = ",".join(map(str, one.default)) if isinstance(one.default, tuple) else one.default
+        option = typer.Option(
+            help=one.metadata["help"] + (rf" \[default: {shown}]" if shown != "" else ""),
+            rich_help_panel=f"Settings: {section}",
+            show_default=False,
+        )
+        hint = {bool: Optional[bool], int: Optional[int], float: Optional[float]}.get(
+            cast(type, one.type), Optional[str]
+        )
+        parameters.append(inspect.Parameter(one.name, kind, annotation=Annotated[hint, option], default=None))
+    return inspect.Signature(parameters)
+
+
+def train(
+    source: str,
+    output: Path,
+    dev: str | None,
+    test: str | None,
+    config: Path | None,
+    resume: bool,
+    overwrite: bool,
+    **flags: Any,
+) -> None:
+    """Train a classifier on labelled texts, and write its folder.
+
+    SOURCE is a .csv, .tsv, .jsonl or .parquet file, `builtin:reviews`, or `hf:owner/name` (or `hf:folder`).
+
+    Examples:
+    `bertcnn train reviews.csv --text review --label sentiment --output models/reviews`
+
+    `bertcnn train tickets.jsonl --label tags --separator "|" --output models/tickets` (many labels a text)
+
+    `bertcnn train reviews.csv --method frozen --output models/quick` (the fastest)
+
+    `bertcnn train reviews.csv --encoder bert-base-uncased --depth 6 --config mine.toml --output models/large`
+
+    What is not given by a flag comes from the TOML file (`--config`, sections [data], [model], [training], the
+    same names), else from the default.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings = change(read_settings(config) if config else Settings(), given)
+    checkpoints = output.parent / f"{output.name}.checkpoints"
+    if output.exists() and not overwrite:
+        raise TrainingError(f"{output} is there already. Give another --output, or --overwrite.")
+    _claim(checkpoints, settings, resume=resume, overwrite=overwrite)
+    quiet()
+    from bertcnn.text.dataset import load_splits
+
+    is_main = _is_main_process()
+    console = err if is_main else Console(quiet=True)
+    try:
+        splits = load_splits(source, settings.data, dev=dev, test=test, seed=settings.training.seed)
+        say_findings(console, splits)
+        from bertcnn.training.save import save
+        from bertcnn.training.train import train as run
+
+        trained = run(splits, settings, checkpoints=checkpoints, resume=resume, console=console)
+    except KeyboardInterrupt:
+        console.print(
+            f"\nStopped. What was trained so far is in {checkpoints}: give the same command with --resume to go on.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    except BertCNNError:
+        if is_main and not resume and not _has_begun(checkpoints):
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        raise
+    if not is_main:
+        return
+    save(trained, output, overwrite=overwrite, sources={"source": source, "dev": dev, "test": test})
+    for event in checkpoints.rglob("events.out.tfevents*"):
+        logs = output / "logs" / event.relative_to(checkpoints).parts[0]
+        logs.mkdir(parents=True, exist_ok=True)
+        shutil.move(event, logs / event.name)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    for warning in trained.warnings:
+        err.print(f"[yellow]Warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
+    if trained.cut_texts:
+        err.print(
+            f"{trained.cut_texts} long texts were cut to {settings.training.max_train_pieces} pieces in training "
+            "(never in prediction).",
+            highlight=False,
+        )
+    name, scores = ("test", trained.test) if trained.test is not None else ("dev", trained.dev)
+    show_scores(scores, f"{output.name} on {name}")
+    out.print(f"Trained in {trained.seconds:.0f} s, saved in [bold]{escape(str(output))}[/].", highlight=False)
+    out.print(f"Next: bertcnn predict {escape(str(output))} new.csv --output scored.csv", highlight=False)
+
+
+train.__signature__ = _train_signature()  # type: ignore[attr-defined]
+train.__annotations__ = {p.name: p.annotation for p in _train_signature().parameters.values()}
+
+
+def _claim(checkpoints: Path, settings: Settings, *, resume: bool, overwrite: bool) -> None:
+    """Make the folder of an unfinished run, or check that it is the one to go on with."""
+    note = checkpoints / "run.toml"
+    if resume:
+        if not note.is_file():
+            raise TrainingError(f"Nothing to resume: there is no {checkpoints}. Train without --resume.")
+        before = read_settings(note)
+        if before != settings:
+            changed = [
+                f"{one.name} was {getattr(getattr(before, section), one.name)!r}"
+                for section, one in all_settings()
+                if getattr(getattr(before, section), one.name) != getattr(getattr(settings, section), one.name)
+            ]
+            raise SettingsError(
+                f"Cannot resume with other settings: {'; '.join(changed)}. Give the same, or --overwrite."
+            )
+        return
+    if note.is_file() and not overwrite and _is_main_process():
+        raise TrainingError(
+            f"{checkpoints} holds an unfinished run. Give --resume to go on with it, or --overwrite to start anew."
+        )
+    if _is_main_process():
+        try:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+            checkpoints.mkdir(parents=True)
+            write_settings(settings, note)
+        except OSError as error:
+            raise TrainingError(f"Cannot write {checkpoints}: {error}.") from error
+
+
+def _has_begun(checkpoints: Path) -> bool:
+    """Return whether there is anything to resume from."""
+    return any(checkpoints.glob("*/checkpoint-*")) or any(checkpoints.glob("*/finished.json"))
+
+
+def _is_main_process() -> bool:
+    """Return whether this is the only process, or the first of several (torchrun, accelerate)."""
+    return os.environ.get("RANK", "0") == "0"
