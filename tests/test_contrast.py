@@ -1,5 +1,7 @@
 """Far negations made of training texts."""
 
+import math
+import re
 from collections import Counter
 
 import pytest
@@ -10,22 +12,34 @@ from bertcnn import Settings, train
 from bertcnn.errors import SettingsError
 from bertcnn.settings import change
 from bertcnn.text.dataset import Examples, Splits
-from bertcnn.training.contrast import TEXT_FRAMES, WORD_FRAMES, contrasts, opinion_words
+from bertcnn.training.contrast import BESIDE, COUNTED, FILLERS, NOUN_FRAMES, WORD_FRAMES, contrasts, opinion_words
 from tests.conftest import make_texts
 from tests.test_behaviour import shared_runs
 
-TEXTS = ["the food was awful.", "staff were rude, so rude", "it was lovely.", "a lovely room, very quiet!"] * 4
+TEXTS = [
+    "the food was awful. one fault",
+    "staff were rude, so rude",
+    "it was lovely.",
+    "a lovely room, very quiet!",
+] * 4
 LABELS = ["negative", "negative", "positive", "positive"] * 4
 
 
-def test_frames_come_in_pairs_that_share_their_slot() -> None:
-    for frames, slot in ((TEXT_FRAMES, "{t}"), (WORD_FRAMES, "{w}")):
-        assert len({frame for pair in frames for frame in pair}) == 2 * len(frames)
-        assert all(frame.count(slot) == 1 for pair in frames for frame in pair)
+def test_frames_come_in_pairs_that_share_their_slots() -> None:
+    slots = re.compile(r"{(\w+)}")
+    for frames, slot in ((WORD_FRAMES, "w"), (NOUN_FRAMES, "n")):
+        assert len(set(frames)) == len(frames)
+        for turned, kept in frames:
+            assert turned != kept
+            assert turned.count(f"{{{slot}}}") == 1 == kept.count(f"{{{slot}}}")
+            assert set(slots.findall(turned)) == set(slots.findall(kept)) <= {slot, *FILLERS}
 
 
 def test_no_frame_is_in_the_behaviour_suite() -> None:
-    assert not shared_runs([f.format(t="", w="") for frames in (TEXT_FRAMES, WORD_FRAMES) for p in frames for f in p])
+    frames = [frame for pair in WORD_FRAMES + NOUN_FRAMES for frame in pair]
+    longest = max(map(len, FILLERS.values()))
+    rounds = [{name: some[i % len(some)] for name, some in FILLERS.items()} for i in range(longest)]
+    assert not shared_runs([frame.format(w="", n="", **fill) for frame in frames for fill in rounds])
 
 
 def test_half_are_turned_round_and_half_are_kept() -> None:
@@ -36,21 +50,17 @@ def test_half_are_turned_round_and_half_are_kept() -> None:
         found.texts[::2], found.texts[1::2], found.labels[::2], found.labels[1::2], strict=True
     ):
         assert {label, same} == {"negative", "positive"}
-        assert any(
-            turned.startswith(a.split("{")[0]) and kept.startswith(b.split("{")[0])
-            for frames in (TEXT_FRAMES, WORD_FRAMES)
-            for a, b in frames
-        )
-        if any(word in kept for word in ("lovely", "quiet")):
-            assert same == "positive"
-        if any(word in kept for word in ("awful", "rude")):
-            assert same == "negative"
+        (word,) = re.findall("lovely|quiet|awful|rude|fault", kept)
+        assert word in turned
+        assert same == ("positive" if word in {"lovely", "quiet"} else "negative")
     assert Counter(found.labels) == {"negative": 80, "positive": 80}
+    assert sum("fault" in text for text in found.texts) > 20
 
 
 def test_opinion_words_stand_where_opinions_do() -> None:
-    words = dict(opinion_words(Examples(TEXTS, list(LABELS))))
+    words = dict(opinion_words(Examples(TEXTS, list(LABELS)), BESIDE))
     assert words == {"awful": "negative", "rude": "negative", "lovely": "positive", "quiet": "positive"}
+    assert dict(opinion_words(Examples(TEXTS, list(LABELS)), COUNTED)) == {"fault": "negative"}
 
 
 @settings(max_examples=40, deadline=None)
@@ -62,11 +72,15 @@ def test_any_texts(rows: list[tuple[str, bool]], share: float, seed: int) -> Non
         with pytest.raises(SettingsError, match="negation_contrasts"):
             contrasts(examples, share, seed=seed)
         return
+    with pytest.raises(SettingsError, match="no opinion word"):
+        contrasts(examples, share, seed=seed)
+    examples = Examples(
+        texts + TEXTS, labels + [label.upper() if label == "negative" else "Positive" for label in LABELS]
+    )
     found = contrasts(examples, share, seed=seed)
     assert found == contrasts(examples, share, seed=seed)
     assert set(found.labels) <= {"Positive", "NEGATIVE"}
-    usable = any(text.strip() for text in texts)
-    assert len(found) == (0 if not usable else -(-share * len(rows) // 1) + (-(-share * len(rows) // 1)) % 2)
+    assert len(found) == 2 * math.ceil(math.ceil(share * len(examples)) / 2)
 
 
 def test_other_labels_are_refused() -> None:
@@ -76,6 +90,9 @@ def test_other_labels_are_refused() -> None:
 
 def test_training_with_contrasts_learns_from_more_texts(quick: Settings) -> None:
     texts, labels = make_texts(80, seed=4)
+    texts = [
+        f"{text} it was {'good' if label == 'positive' else 'bad'}." for text, label in zip(texts, labels, strict=True)
+    ]
     splits = Splits(Examples(texts[:60], labels[:60]), Examples(texts[60:], labels[60:]))
     with_them = change(quick, {"method": "frozen", "head_epochs": 1, "negation_contrasts": 1.0})
     steps = [
