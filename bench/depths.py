@@ -267,8 +267,7 @@ def _section(folder: Path, threads: int, found: dict[str, Any]) -> list[str]:
     compiled = found["compiled"]
     operators = (
         f"Where the fp32 graph's time is at depth {PROFILED}, by ONNX Runtime's profile of short texts: {kinds}. "
-        f"Cutting texts into pieces takes {found['operators']['tokenizing']:.1%} of `predict`, and overlaps with computing in "
-        "longer lists."
+        f"Cutting into pieces is {found['operators']['tokenizing']:.1%} of `predict`; in longer lists it overlaps."
     )
     compiling = (
         f"`torch.compile` of the encoder (dynamic shapes): {_ratio(compiled['plain'], compiled['compiled'])} the plain "
