@@ -18,8 +18,10 @@ import typer
 from rich.markup import escape
 
 from bertcnn.apps.compare import compare, report
+from bertcnn.apps.demo import demo
 from bertcnn.apps.explain import explain
 from bertcnn.apps.export import check, export
+from bertcnn.apps.insights import insights
 from bertcnn.apps.options import (
     Delimiter,
     Device,
@@ -42,7 +44,6 @@ from bertcnn.errors import BertCNNError, DataError
 from bertcnn.settings import Settings, change
 
 if TYPE_CHECKING:
-    from bertcnn.inference.prediction import Prediction
     from bertcnn.inference.predictor import Predictor
 
 app = typer.Typer(
@@ -80,11 +81,6 @@ def bertcnn(
         raise typer.Exit
 
 
-for command in (train, compare, report, explain, export, check, serve):
-    app.command()(command)
-
-
-@app.command()
 def evaluate(
     model: Model,
     source: Labelled,
@@ -133,7 +129,6 @@ def evaluate(
         show_operation(operation)
 
 
-@app.command()
 def predict(
     model: Model,
     source: Source = "-",
@@ -199,7 +194,6 @@ def predict(
     )
 
 
-@app.command()
 def embed(
     source: Source,
     output: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
@@ -242,6 +236,7 @@ def _scored(
     counts: Counter[str],
 ) -> Iterator[dict[str, Any]]:
     """Yield rows with their predictions; count labels as ``=name`` and empty texts as ``""``."""
+    from bertcnn.inference.prediction import with_answer
     from bertcnn.text.dataset import as_text
 
     while chunk := list(islice(rows, ROWS_AT_ONCE)):
@@ -253,14 +248,9 @@ def _scored(
         if not counts[""]:
             del counts[""]
         for row, prediction in zip(chunk, predictions, strict=True):
-            added = _columns(prediction)
-            taken = next((name for name in added if name in row), None)
-            if taken is not None:
-                raise DataError(f"The input has a column {taken!r} already, which would be lost. Rename it first.")
             counts[f"={prediction.label}" if prediction.label else "=(none)"] += 1
-            yield {**row, **added}
+            yield with_answer(row, prediction.to_dict())
 
 
-def _columns(prediction: "Prediction") -> dict[str, Any]:
-    probabilities = {f"probability_{name}": round(p, 6) for name, p in prediction.probabilities.items()}
-    return {"prediction": prediction.label, "confidence": round(prediction.confidence, 6), **probabilities}
+for command in (train, predict, evaluate, explain, insights, compare, report, export, check, serve, demo, embed):
+    app.command()(command)

@@ -68,7 +68,7 @@ def explain(
     distinct = list(dict.fromkeys(check_texts(texts)))
     if not predictor.backend.spec.kernel_sizes:
         raise ModelError(NO_FILTERS)
-    winners, logits = _read(predictor, distinct)
+    winners, logits = read_winners(predictor, distinct)
     explanations = _explanations(predictor.backend, winners, logits, threshold)
     if audit:
         explanations = _audited(predictor, winners, explanations)
@@ -78,7 +78,7 @@ def explain(
     return [by_text[text] for text in texts]
 
 
-def _read(predictor: Reader, texts: list[str]) -> tuple[list[Winners], npt.NDArray[np.float32]]:
+def read_winners(predictor: Reader, texts: list[str]) -> tuple[list[Winners], npt.NDArray[np.float32]]:
     """Return the winning windows of texts, and their logits, float32 ``(N, K)``."""
     pieces = predictor.tokenizer(texts, with_spans=True)
     spans = np.empty((len(pieces.ids), 2), dtype=np.int64) if pieces.spans is None else pieces.spans
@@ -171,7 +171,7 @@ def _with_counterfactuals(
         sets += flipping_sets(backend, predictor.tokenizer, [winners[i] for i in chunk], logits)
     shortened = [without(e.text, [e.phrases[i] for i in s.phrases]) for e, s in zip(explanations, sets, strict=True)]
     flipped = [i for i, found in enumerate(sets) if found.phrases]
-    again = dict(zip(flipped, _read(predictor, [shortened[i] for i in flipped])[1], strict=True))
+    again = dict(zip(flipped, read_winners(predictor, [shortened[i] for i in flipped])[1], strict=True))
     done = []
     for i, (explanation, found) in enumerate(zip(explanations, sets, strict=True)):
         done.append(

@@ -131,7 +131,11 @@ class _Proof:
         """
         found = other.logits(self.texts)
         difference = float(np.abs(found - self.logits).max(initial=0.0))
-        flips = (other.decide(found) != self.predictor.decide(self.logits)).reshape(len(self.texts), -1).any(axis=1)
+        flips = (
+            (other.decide(found) != self.predictor.decide(self.logits))
+            .reshape(len(self.texts), -1 if self.texts else 1)
+            .any(axis=1)
+        )
         ours, torchs = self._accuracy(found), self._accuracy(self.logits)
         if other.backend.name == "onnx" and not difference <= LOGIT_TOLERANCE:
             raise ModelError(

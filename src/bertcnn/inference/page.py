@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from bertcnn.errors import ModelError
 from bertcnn.text.files import without_surrogates
 
 SHOWN_PHRASES = 10
@@ -30,11 +29,8 @@ def fragment(form: Form) -> str:
 
     Args:
         form: What ``Explanation.to_dict()`` returns.
-
-    Raises:
-        ModelError: The template engine is not installed.
     """
-    return str(_template("fragment.html.j2").render(one=_view(form)))
+    return str(template("fragment.html.j2").render(one=_view(form)))
 
 
 def page(forms: Sequence[Form], *, title: str) -> str:
@@ -43,20 +39,16 @@ def page(forms: Sequence[Form], *, title: str) -> str:
     Args:
         forms: What ``Explanation.to_dict()`` returns.
         title: Of the page.
-
-    Raises:
-        ModelError: The template engine is not installed.
     """
     views = [_view(form) for form in forms]
-    return str(_template("page.html.j2").render(views=views, title=without_surrogates(title)))
+    return str(template("page.html.j2").render(views=views, title=without_surrogates(title)))
 
 
 @cache
-def _template(name: str) -> Any:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise ModelError("Drawing explanations needs jinja2: pip install jinja2") from error
+def template(name: str) -> Any:
+    """Return a template of this package, which escapes what it is given."""
+    import jinja2  # here: who only predicts draws nothing
+
     engine = jinja2.Environment(
         loader=jinja2.PackageLoader("bertcnn.inference"),
         autoescape=True,

@@ -1,12 +1,13 @@
 """What a model says of a text: logits to :class:`Prediction`. No network here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bertcnn.errors import DataError
 from bertcnn.inference.backend import Spec
 from bertcnn.inference.calibration import probabilities_of
 from bertcnn.inference.metrics import Floats, decide
@@ -50,6 +51,24 @@ def predictions_of(logits: Floats, spec: Spec) -> Iterator[Prediction]:
             yield Prediction("|".join(held), sure, by_name, held)
         else:
             yield Prediction(names[answer], row[answer], by_name)
+
+
+def with_answer(row: Mapping[str, Any], form: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of a table with the columns of an answer behind its own.
+
+    Args:
+        row: By column.
+        form: :meth:`Prediction.to_dict`.
+
+    Raises:
+        DataError: The row has one of these columns already.
+    """
+    added = {"prediction": form["label"], "confidence": round(form["confidence"], 6)}
+    added |= {f"probability_{name}": round(p, 6) for name, p in form["probabilities"].items()}
+    taken = next((name for name in added if name in row), None)
+    if taken is not None:
+        raise DataError(f"The input has a column {taken!r} already, which would be lost. Rename it first.")
+    return {**row, **added}
 
 
 def cuts_of(spec: Spec) -> npt.NDArray[np.float64] | None:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -150,7 +151,7 @@ def _read_separated(path: Path, encoding: str, delimiter: str) -> Iterator[Row]:
         try:
             header = next(reader, [])
             started = reader.line_num + 1
-            doubled = {name for name in header if header.count(name) > 1}
+            doubled = {name for name, times in Counter(header).items() if times > 1}
             if doubled:
                 raise DataError(f"{path} has more than one column named {sorted(doubled)[0]!r}. Rename one.")
             ragged: list[str] = []

@@ -26,7 +26,9 @@ FEWEST = 4
 LEAST_LEAN = 1.0
 """Log odds by which it must lean to one label."""
 
-WORD_FRAMES = (
+Frames = tuple[tuple[str, str], ...]
+
+WORD_FRAMES: Frames = (
     # (turns the label of {w} round, keeps it)
     ("Nobody {who} would call {it} {w}.", "Everybody {who} would call {it} {w}."),
     ("Nobody {who} found {it} {w}.", "Nobody {who} found {it} anything but {w}."),
@@ -75,7 +77,7 @@ WORD_FRAMES = (
     ("Others, {aside}, call {it} {w}, and I can't see why.", "Others, {aside}, call {it} {w}, and I can see why."),
     ("As if {it}, {aside}, had ever been {w}!", "How {it}, {aside}, has always been {w}!"),
 )
-NOUN_FRAMES = (
+NOUN_FRAMES: Frames = (
     # {n} is a thing that speaks against what is reviewed: (there is none, there is one)
     ("There was no {n} in {it}, {aside}.", "There was a {n} in {it}, {aside}."),
     ("Not once, {aside}, did {it} bring a {n}.", "More than once, {aside}, did {it} bring a {n}."),
@@ -151,7 +153,7 @@ def contrasts(examples: Examples, share: float, *, seed: int) -> Examples:
     kinds = [(WORD_FRAMES, "w", words), (WORD_FRAMES, "w", words)]
     kinds += [(NOUN_FRAMES, "n", nouns)] if nouns else []
     texts: list[str] = []
-    labels: list[str] = []
+    labels: list[str | tuple[str, ...]] = []
     while len(texts) < share * len(examples):
         frames, slot, stock = kinds[len(texts) // 2 % len(kinds)]
         pair = generator.choice(frames)

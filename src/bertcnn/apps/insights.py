@@ -1,0 +1,169 @@
+"""The command ``insights``: what drives each label over a whole file, as a page and as tables."""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain, tee
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bertcnn.apps.options import Delimiter, Device, Encoding, Model, Runner, Text, load_predictor, quiet
+from bertcnn.apps.show import err, out
+from bertcnn.errors import DataError
+
+if TYPE_CHECKING:
+    from bertcnn.inference.insight import Insights
+    from bertcnn.settings import DataSettings
+    from bertcnn.text.labels import Label
+
+SHOWN_LABELS = 12
+SHOWN_PHRASES = 6
+
+
+def insights(
+    model: Model,
+    source: Annotated[
+        str, typer.Argument(help="A .csv, .tsv, .jsonl or .parquet file; builtin:reviews; hf:owner/name; '-': lines.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for insights.html and the tables.")] = Path("insights"),
+    text: Text = "text",
+    label: Annotated[
+        Optional[str],
+        typer.Option(help="Column with the labels; default: 'label', where it is there; '': none."),
+    ] = None,
+    by: Annotated[
+        Optional[str], typer.Option(help="Column with categories or dates (2024-05-31), to see how it moves.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="Phrases of a label, and texts of a list, on the page.", min=1)] = 12,
+    encoding: Encoding = "utf-8",
+    delimiter: Delimiter = "",
+    backend: Runner = "auto",
+    device: Device = None,
+) -> None:
+    """Show what drives each label over a whole file.
+
+    Examples:
+    `bertcnn insights models/reviews reviews.csv --text review --label sentiment --by date`
+
+    `bertcnn insights models/reviews new.csv --output insights/new`
+
+    Writes insights.html, one page without network, and phrases.csv, filters.csv, texts.csv: the phrases that
+    drive each label, how they move over a column, errors, the least sure texts, labels that are probably wrong, and
+    what the model's filters look for. Many labels a text are joined by `|`. Memory hardly grows with the rows.
+    """
+    quiet()
+    predictor = load_predictor(model, backend, device)
+    from bertcnn.inference.insights import insights as find
+    from bertcnn.inference.insights_report import write_insights
+    from bertcnn.settings import Settings, change
+
+    values = {"text": text, "encoding": encoding, "delimiter": delimiter}
+    values |= {"separator": "|" if predictor.is_multi_label else ""}
+    rows, label = _rows(source, change(Settings(), values).data, label, by)
+    data = change(Settings(), {**values, "label": label or "label"}).data
+    texts, labelled, grouped = tee(rows, 3)
+    with _progress() as progress:
+        task = progress.add_task("reading", total=None)
+        found = find(
+            predictor,
+            (_text(row, text) for row in texts),
+            labels=_labels(labelled, source, data) if label else None,
+            groups=(row[by] for row in grouped) if by else None,
+            by=by or "",
+            marked=top,
+            progress=lambda count: progress.update(task, completed=count),
+        )
+    name = Path(source).name if source != "-" else "the texts"
+    files = write_insights(output, found, title=f"What drives {model.name} on {name}", top=top)
+    _say(found, files)
+
+
+def _rows(source: str, data: "DataSettings", label: str | None, by: str | None) -> tuple[Iterator[dict[str, Any]], str]:
+    """Return the rows of a source, its columns checked, and the column with the labels, empty for none.
+
+    Raises:
+        DataError: It cannot be read, or a column that was named is not there.
+    """
+    import sys
+
+    from bertcnn.text.dataset import load_rows
+    from bertcnn.text.files import check_column, read_lines, read_rows
+
+    rows: Iterable[dict[str, Any]]
+    if source == "-":
+        if label or by:
+            raise DataError("Lines from stdin have no columns: leave out --label and --by, or give a file.")
+        return ({data.text: line} for line in read_lines(sys.stdin.buffer, "stdin", encoding=data.encoding)), ""
+    if source.startswith(("hf:", "builtin:")):
+        tables = load_rows(source, data)
+        rows = next(tables[name] for name in ("test", "dev", "train") if tables.get(name))
+    else:
+        rows = read_rows(source, encoding=data.encoding, delimiter=data.delimiter)
+    every = iter(rows)
+    first = next(every)
+    if label is None:
+        label = "label" if "label" in first else ""
+    for column, option in ((data.text, "--text"), (label, "--label"), (by, "--by")):
+        if column:
+            check_column(first, column, option, source, delimiter=data.delimiter)
+    return chain([first], every), label
+
+
+def _text(row: dict[str, Any], column: str) -> str:
+    from bertcnn.text.dataset import as_text
+
+    return as_text(row.get(column))
+
+
+def _labels(rows: Iterable[dict[str, Any]], source: str, data: "DataSettings") -> "Iterator[Label | None]":
+    """Yield each row's label; None where it has none, unless a text can have many, or none."""
+    from bertcnn.text.dataset import as_examples
+
+    for row in rows:
+        value = row.get(data.label)
+        if not data.separator and (value is None or value == [] or not str(value).strip()):
+            yield None
+        else:
+            yield as_examples([row], source, data).labels[0]
+
+
+def _progress() -> Progress:
+    columns = SpinnerColumn(), TextColumn("{task.completed:,} texts read"), TimeElapsedColumn()
+    return Progress(*columns, console=err, transient=True)
+
+
+def _say(found: "Insights", files: list[Path]) -> None:
+    from bertcnn.inference.mistakes import NEEDS_CLEANLAB, can_find_mistakes
+    from bertcnn.text.files import without_surrogates
+
+    table = Table(show_edge=False)
+    table.add_column("label", overflow="fold")
+    table.add_column("texts", justify="right")
+    table.add_column("what speaks for it", overflow="fold")
+    for label in sorted(found.labels, key=lambda one: -one.texts)[:SHOWN_LABELS]:
+        phrases = ", ".join(one.phrase for one in label.drivers[:SHOWN_PHRASES])
+        table.add_row(escape(label.name), f"{label.texts:,}", escape(without_surrogates(phrases)))
+    out.print(table)
+    said = [f"{found.texts:,} texts"]
+    if found.labelled:
+        said.append(f"{found.labelled - found.right:,} of {found.labelled:,} labelled ones answered otherwise")
+    if found.mistakes is not None:
+        said.append(f"{found.mistakes.count:,} labels probably wrong")
+    out.print(f"{', '.join(said)}.", highlight=False, soft_wrap=True)
+    if found.unknown:
+        names = ", ".join(repr(name) for name in list(found.unknown)[:5])
+        count = sum(found.unknown.values())
+        err.print(
+            f"[yellow]Mind:[/] {count:,} texts have a label that the model does not know ({escape(names)}); they count "
+            "as not labelled.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if found.labelled and not can_find_mistakes():
+        err.print(f"{NEEDS_CLEANLAB}", markup=False, highlight=False, soft_wrap=True)
+    page = next(file for file in files if file.suffix == ".html")
+    rest = ", ".join(file.name for file in files if file != page)
+    out.print(f"The page is [bold]{escape(str(page))}[/]; beside it {rest}.", highlight=False, soft_wrap=True)

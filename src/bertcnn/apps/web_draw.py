@@ -1,0 +1,73 @@
+"""What the web page shows, as HTML. All of it goes through templates that escape."""
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from bertcnn.inference.page import fragment
+from bertcnn.text.files import without_surrogates
+
+Form = dict[str, Any]
+
+SHOWN_LABELS = 8
+
+
+def draw(what: str, **values: Any) -> str:
+    """Return one of the macros of ``web.html.j2``, filled."""
+    return str(getattr(_macros(), what)(**without_surrogates(values)))
+
+
+@cache
+def _macros() -> Any:
+    engine = jinja2.Environment(
+        loader=jinja2.PackageLoader("bertcnn.apps"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return engine.get_template("web.html.j2").module
+
+
+def style() -> str:
+    """Return the page's own CSS."""
+    return (Path(__file__).parent / "templates" / "web.css").read_text("utf-8")
+
+
+def explanation(form: Form, *, name: str = "") -> str:
+    """Return an explanation's answer with its probabilities, and the text with what decided.
+
+    Args:
+        form: What ``Explanation.to_dict()`` returns.
+        name: Of the model, where several are shown.
+    """
+    return prediction(form["prediction"], name=name) + fragment(form)
+
+
+def prediction(form: Form, *, name: str = "") -> str:
+    """Return the probabilities of labels, the greatest first, the answer in bold.
+
+    Args:
+        form: What ``Prediction.to_dict()`` returns.
+        name: Of the model, where several are shown.
+    """
+    held = form.get("labels", [form["label"]])
+    found = sorted(form["probabilities"].items(), key=lambda pair: -pair[1])
+    rows = [
+        {"label": label, "part": p, "shown": f"{100 * p:.1f} %", "holds": label in held}
+        for label, p in found[:SHOWN_LABELS]
+    ]
+    return draw("bars", rows=rows, rest=len(found) - len(rows), name=name)
+
+
+def counted(counts: Counter[str], *, heading: str) -> str:
+    """Return how many rows got each answer, the commonest first."""
+    total = max(counts.total(), 1)
+    rows = [
+        {"label": label or "(no label)", "part": n / total, "shown": f"{n:,}", "holds": True}
+        for label, n in counts.most_common(SHOWN_LABELS)
+    ]
+    return draw("bars", rows=rows, rest=len(counts) - len(rows), name=heading)

@@ -1,0 +1,88 @@
+"""A column of a table as a few groups of rows: categories, numbers, or dates by day, month or year."""
+
+import re
+from array import array
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bertcnn.text.tokens import Ints
+
+MOST_GROUPS = 24
+"""More categories than that: the rarest are one group."""
+
+MOST_DATES = 36
+"""More days than that: months; more months: years."""
+
+LONGEST = 80
+"""Characters of a value that tell it from others."""
+
+NONE, OTHER = "(none)", "(other)"
+
+_DATE = re.compile(r"\d{4}-\d{2}(-\d{2})?([T ]\d{2}:.*)?$")
+
+
+class GroupColumn:
+    """Values of a column, row by row; each different one is kept once."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._rows = array("I")
+
+    def add(self, value: Any) -> None:
+        """Add a row's value."""
+        name = NONE if value is None else " ".join(str(value).split())[:LONGEST] or NONE
+        self._rows.append(self._places.setdefault(name, len(self._places)))
+
+    @property
+    def is_dates(self) -> bool:
+        """Whether all values, but the missing ones, are ISO dates: 2024-05, 2024-05-31, with a time or not."""
+        names = self._places.keys() - {NONE}
+        return bool(names) and all(_DATE.match(name) for name in names)
+
+    def groups(self) -> tuple[list[str], Ints]:
+        """Return the names of the groups in the order to show them, and the group of each row, int64 ``(N,)``.
+
+        Dates in their order; numbers by size; else the greatest group first. What is missing, and
+        what is left over, comes last.
+        """
+        counts: Counter[str] = Counter()
+        sizes = np.bincount(np.frombuffer(self._rows, dtype=np.uint32), minlength=len(self._places))
+        name_of = _date_name(self._places) if self.is_dates else str
+        for name, size in zip(self._places, sizes.tolist(), strict=True):
+            counts[name if name == NONE else name_of(name)] += size
+        names = _in_order(counts, is_dates=self.is_dates)
+        place = {name: i for i, name in enumerate(names)}
+        group_of = [place.get(name if name == NONE else name_of(name), len(names) - 1) for name in self._places]
+        rows = np.frombuffer(self._rows, dtype=np.uint32)
+        return names, np.array(group_of, dtype=np.int64)[rows]
+
+
+def _date_name(values: dict[str, int]) -> Callable[[str], str]:
+    """Return what cuts a date down to its day, month or year, whichever gives few enough groups."""
+    for length in (10, 7):
+        if len({value[:length] for value in values} - {NONE}) <= MOST_DATES:
+            return lambda value: value[:length]
+    return lambda value: value[:4]
+
+
+def _in_order(counts: Counter[str], *, is_dates: bool) -> list[str]:
+    names = [name for name in counts if name != NONE]
+    last = [NONE] if NONE in counts else []
+    if is_dates:
+        return sorted(names) + last
+    names.sort(key=lambda name: (-counts[name], name))
+    if len(names) > MOST_GROUPS:
+        names, last = names[: MOST_GROUPS - 1], [*last, OTHER]
+    if all(_is_number(name) for name in names):
+        names.sort(key=float)
+    return names + last
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return bool(np.isfinite(float(name)))
+    except ValueError:
+        return False

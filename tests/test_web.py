@@ -1,0 +1,488 @@
+"""The web page: in a browser where there is one; the key, the limits and forged requests without."""
+
+import asyncio
+import base64
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+from starlette.testclient import TestClient
+
+from bertcnn import Predictor, Settings, SettingsError, save, train
+from bertcnn.apps import demo as demo_command
+from bertcnn.apps import web_file
+from bertcnn.apps.limits import ServerSettings
+from bertcnn.apps.server import create_app
+from bertcnn.apps.web_file import read_table
+from bertcnn.apps.workers import _Server
+from bertcnn.errors import DataError
+from bertcnn.settings import change
+from bertcnn.text.dataset import Splits
+
+pytest.importorskip("gradio", reason="the extra 'web' is not installed")
+from bertcnn.apps import web
+
+SHOTS = Path(os.environ.get("BERTCNN_SCREENSHOTS") or Path(__file__).parent / "screenshots")
+TEXT = "the film was not really so good and the staff was awful"
+ATTACK = '<script>window.pwned=1</script><img src=x onerror="window.pwned=2"> ${window.pwned=3} {{value}} </textarea>'
+KEY = "a-secret-key"
+HTTP = httpx2.Client(timeout=20, trust_env=False)
+
+
+@contextmanager
+def serving(settings: ServerSettings) -> Iterator[str]:
+    """Run the application with its page in a thread, and give its address."""
+    app = create_app(settings, pages=[web.page])
+    config = uvicorn.Config(app, port=0, access_log=False, log_config=None, timeout_graceful_shutdown=20)
+    server = _Server(config, [app])
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        end = time.monotonic() + 20
+        while not server.started:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(25)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, splits: Splits, quick: Settings, tiny: str) -> Path:
+    """The CNN without BERT's layers."""
+    place = tmp_path_factory.mktemp("models") / "cnn-alone"
+    save(train(splits, change(quick, {"encoder": f"pieces:{tiny}", "depth": "all", "method": "frozen"})), place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def page_settings(folder: Path, alone: Path) -> ServerSettings:
+    name = "<b>reviews</b>".replace("/", "")
+    return ServerSettings(model=folder, name=name, beside=alone, web=True, max_wait_ms=0, max_upload_bytes=200_000)
+
+
+@pytest.fixture(scope="module")
+def address(page_settings: ServerSettings) -> Iterator[str]:
+    with serving(page_settings) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Predictor:
+    return Predictor.load(folder)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no chromium here")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(browser: Any, address: str, *, width: int = 1200, scheme: str = "light", **more: Any) -> Iterator[Any]:
+    """Open the page. It must ask nobody but its server, run nothing of a user's, and show no trace of an error."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **more)
+    context.set_default_timeout(20_000)
+    page = context.new_page()
+    asked: list[str] = []
+    context.on("request", lambda request: asked.append(request.url))
+    try:
+        page.goto(address + "/")
+        page.get_by_role("tab", name="One text").wait_for()
+        yield page
+        assert not [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+        assert page.evaluate("window.pwned") is None
+        assert "Traceback" not in page.content()
+    finally:
+        context.close()
+
+
+def seen(page: Any, selector: str) -> Any:
+    return page.locator(selector).locator("visible=true")
+
+
+def ask(page: Any, text: str) -> None:
+    box = page.get_by_label("Your text").locator("visible=true")
+    box.fill(text)
+    box.press("Enter")
+
+
+def shoot(page: Any, name: str) -> None:
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
+
+
+def overflows(page: Any) -> bool:
+    return bool(page.evaluate("document.documentElement.scrollWidth > window.innerWidth"))
+
+
+# ---- in a browser
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
+def test_a_text_is_answered_and_its_phrases_are_coloured(
+    browser: Any, address: str, reference: Predictor, width: int, scheme: str
+) -> None:
+    with opened(browser, address, width=width, scheme=scheme) as page:
+        ask(page, TEXT)
+        seen(page, ".bx mark").first.wait_for()
+        answer = reference.predict([TEXT])[0]
+        rows = seen(page, ".bw-answer tr")
+        assert rows.count() == 2
+        assert rows.first.inner_text().split() == [answer.label, f"{100 * answer.confidence:.1f}", "%"]
+        assert "bw-holds" in rows.first.get_attribute("class")
+        assert seen(page, ".bx-text").inner_text() == TEXT
+        strongest = max(seen(page, ".bx-text mark").all(), key=lambda mark: abs(strength(mark)))
+        assert strongest.inner_text() in TEXT.split()
+        assert seen(page, ".bx tbody tr").count() > 3
+        assert not overflows(page)
+        shoot(page, f"one-{scheme}-{width}")
+
+
+def strength(mark: Any) -> float:
+    return float(mark.get_attribute("style").partition("--s:")[2])
+
+
+def test_the_page_can_be_used_by_the_keyboard_alone(browser: Any, address: str) -> None:
+    with opened(browser, address) as page:
+        for _ in range(12):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.tagName") == "TEXTAREA":
+                break
+        page.keyboard.type("so good")
+        page.keyboard.press("Enter")
+        seen(page, ".bx mark").first.wait_for()
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.innerText") == "Classify"
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.innerText") == web.EXAMPLES[0]
+        page.keyboard.press("Enter")
+        page.wait_for_function("text => document.querySelector('.bx-text')?.innerText === text", arg=web.EXAMPLES[0])
+        assert page.get_by_label("Your text").locator("visible=true").input_value() == web.EXAMPLES[0]
+
+
+def test_controls_have_names(browser: Any, address: str) -> None:
+    unnamed = """() => [...document.querySelectorAll('button, textarea, input, select')].filter(one =>
+      one.checkVisibility() && !one.innerText && !one.getAttribute('aria-label') && !one.title && !one.labels?.length
+    ).map(one => one.outerHTML.slice(0, 200))"""
+    with opened(browser, address) as page:
+        for tab in ("One text", "Two models", "A file"):
+            page.get_by_role("tab", name=tab).click()
+            assert page.evaluate(unnamed) == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "dark"), (390, "light")])
+def test_two_models_stand_side_by_side(
+    browser: Any, address: str, reference: Predictor, alone: Path, width: int, scheme: str
+) -> None:
+    with opened(browser, address, width=width, scheme=scheme) as page:
+        page.get_by_role("tab", name="Two models").click()
+        ask(page, TEXT)
+        seen(page, ".bw-verdict").wait_for()
+        answers = [one.predict([TEXT])[0] for one in (reference, Predictor.load(alone))]
+        said = seen(page, ".bw-verdict").inner_text()
+        assert ("agree" in said) == (answers[0].label == answers[1].label)
+        names = ("<b>reviews<b>", "cnn-alone")
+        for name, answer in zip(names, answers, strict=True):
+            assert f"{name}: {answer.label}, {100 * answer.confidence:.0f} % sure" in said
+        assert seen(page, ".bx").count() == 2
+        places = [one.bounding_box() for one in seen(page, ".bx").all()]
+        assert (places[0]["y"] == places[1]["y"]) == (width > 600)
+        assert not overflows(page)
+        shoot(page, f"two-{scheme}-{width}")
+
+
+def drop(page: Any, name: str, content: bytes) -> None:
+    page.get_by_role("tab", name="A file").click()
+    page.locator("input[type=file]").set_input_files({"name": name, "mimeType": "text/csv", "buffer": content})
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
+def test_a_file_comes_back_classified(
+    browser: Any, address: str, reference: Predictor, csv_file: Path, width: int, scheme: str
+) -> None:
+    with opened(browser, address, width=width, scheme=scheme) as page:
+        drop(page, "reviews.csv", csv_file.read_bytes())
+        page.get_by_label("Column with the texts").wait_for()
+        assert page.get_by_label("Column with the texts").input_value() == "review"
+        page.get_by_role("button", name="Classify the file").click()
+        why = page.get_by_text("Download reviews.insights.html")
+        why.wait_for()
+        link = page.get_by_text("Download reviews.classified.csv")
+        assert "160 rows" in seen(page, ".bw-answer").inner_text()
+        assert not overflows(page)
+        shoot(page, f"file-{scheme}-{width}")
+        with page.expect_download() as download:
+            link.click()
+        with page.expect_download() as insights:
+            why.click()
+        assert "What drives" in Path(insights.value.path()).read_text("utf-8")
+        assert download.value.suggested_filename == "reviews.classified.csv"
+        rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+        given = list(csv.DictReader(io.StringIO(csv_file.read_text())))
+        assert [{key: row[key] for key in given[0]} for row in rows] == given
+        for row, wanted in zip(rows, reference.predict([row["review"] for row in given]), strict=True):
+            assert row["prediction"] == wanted.label
+            assert float(row["confidence"]) == pytest.approx(wanted.confidence, abs=1e-5)
+            assert float(row["probability_positive"]) == pytest.approx(wanted.probabilities["positive"], abs=1e-5)
+
+
+WRONG = {
+    "empty.csv": (b"", "empty"),
+    "no-rows.csv": (b"text,label\n", "header but no rows"),
+    "picture.csv": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0", "not a text table"),
+    "ragged.csv": (b"text,label\na,b\na,b,c\n", "2 columns"),
+    "taken.csv": (b"text,prediction\ngood,1\n", "'prediction' already"),
+    "cut.jsonl": (b'{"text": "good"}\n{"text": ', "line 2 is not JSON"),
+    "<img src=x onerror=window.pwned=4>.csv": (b'text,"<img src=x onerror=window.pwned=5>"\na\n', "2 columns"),
+}
+
+
+def test_a_wrong_file_gives_a_message(browser: Any, address: str) -> None:
+    with opened(browser, address) as page:
+        for name, (content, said) in WRONG.items():
+            drop(page, name, content)
+            if name == "taken.csv":
+                page.get_by_role("button", name="Classify the file").click()
+            seen(page, ".bw-message").filter(has_text=said).wait_for()
+            assert web._files().name not in seen(page, ".bw-message").inner_text()
+            shoot(page, "wrong-file")
+            page.get_by_label("Clear").or_(page.get_by_role("button", name="Remove")).first.click()
+
+
+def test_a_file_that_is_too_large_gives_a_message(browser: Any, address: str) -> None:
+    with opened(browser, address) as page:
+        drop(page, "large.csv", b"text\n" + b"good\n" * 60_000)
+        page.get_by_text("exceed the maximum allowed size").first.wait_for()
+        shoot(page, "large-file")
+
+
+def test_what_users_write_is_escaped(browser: Any, address: str) -> None:
+    with opened(browser, address) as page:
+        text = f"{ATTACK} was so good \ud800"
+        ask(page, text)
+        seen(page, ".bx mark").first.wait_for()
+        assert seen(page, ".bx-text").inner_text().replace("\ufffd", "") == text.replace("\ud800", "")
+        assert page.locator(".bx script, .bx img").count() == 0
+        assert "<b>reviews<b>" in page.locator(".bw-title").inner_text()
+        shoot(page, "escaped")
+        drop(
+            page,
+            "odd.csv",
+            f'"{ATTACK.replace(chr(34), chr(34) * 2)}",label\ngood,"<script>window.pwned=6</script>"\n'.encode(),
+        )
+        page.get_by_label("Column with the texts").wait_for()
+        page.get_by_role("button", name="Classify the file").click()
+        with page.expect_download() as download:
+            page.get_by_text("Download odd.insights.html").click()
+        assert "<script>window" not in Path(download.value.path()).read_text("utf-8")
+
+
+def test_a_hundred_thousand_characters_are_answered_and_more_are_refused(browser: Any, address: str) -> None:
+    long = "the good film <script>window.pwned=7</script> was so awful, "
+    long = (long * (100_000 // len(long) + 1))[:100_000]
+    with opened(browser, address) as page:
+        ask(page, long)
+        seen(page, ".bx mark").first.wait_for()
+        ask(page, long + "!")
+        seen(page, ".bw-message").filter(has_text="100,001 characters, expected at most 100,000").wait_for()
+        ask(page, "x" * 1_100_000)
+        page.get_by_text("expected at most 1,048,576").wait_for()
+        shoot(page, "too-long")
+
+
+# ---- without one
+
+
+def test_the_key_is_asked_for_on_every_path(folder: Path) -> None:
+    app = create_app(ServerSettings(model=folder, web=True, api_key=KEY), pages=[web.page])
+    paths = ("/web/", "/web/config", "/web/gradio_api/queue/data", "/web/assets/x.js", "/web/theme.css", "/web/no")
+    with TestClient(app) as client:
+        for path in paths:
+            for given in ({}, basic("wrong-key"), {"authorization": "Basic ?"}, {"x-api-key": "wrong-key"}):
+                answer = client.get(path, headers=given)
+                assert answer.status_code == 401, path
+                assert answer.headers["www-authenticate"].startswith("Basic")
+        assert client.post("/web/gradio_api/upload", content=b"x").status_code == 401
+        assert "bertcnn" in client.get("/web/", headers=basic(KEY)).text
+        assert client.get("/", headers=basic(KEY)).status_code == 200
+        assert client.get("/web/theme.css", headers={"authorization": f"Bearer {KEY}"}).status_code == 200
+
+
+def basic(key: str) -> dict[str, str]:
+    return {"authorization": "Basic " + base64.b64encode(f"anybody:{key}".encode()).decode()}
+
+
+def test_only_what_the_page_needs_is_reached(address: str) -> None:
+    for path in ("proxy=http://127.0.0.1/", "file=/etc/passwd", f"file={os.getcwd()}/pyproject.toml",
+                 f"file={web._files()}/../../etc/passwd", "file=http://127.0.0.1/", "info", "openapi.json", "vibe-code",
+                 "runs", "user", "token", "deep_link"):  # fmt: skip
+        assert HTTP.get(f"{address}/web/gradio_api/{path}").status_code in {403, 404}, path
+    for path in ("run/predict", "call/predict", "vibe-edit", "stream/x"):
+        assert HTTP.post(f"{address}/web/gradio_api/{path}", json={}).status_code == 404, path
+    assert HTTP.get(f"{address}/web/monitoring").status_code == 404
+    assert HTTP.get(f"{address}/docs").status_code == 404
+    policy = HTTP.get(f"{address}/web/").headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "frame-ancestors 'none'" in policy
+
+
+def test_bodies_have_limits(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    join, upload = (f"{address}/web/gradio_api/{name}" for name in ("queue/join", "upload"))
+    large = HTTP.post(join, content=b"x" * ((1 << 20) + 1))
+    assert large.status_code == 413
+    assert "expected at most 1,048,576" in large.json()["detail"]
+    assert HTTP.post(upload, files={"files": b"x" * 300_000}).status_code == 413
+    assert HTTP.post(join, content=iter([b"x"])).status_code == 411
+    assert HTTP.post(join, json={}, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    monkeypatch.setattr("bertcnn.apps.web_guard.MOST_KEPT_BYTES", 100)
+    assert HTTP.post(upload, files={"files": b"x" * 101}).status_code == 503
+
+
+def sent(address: str, data: list[Any], event: int) -> dict[str, Any]:
+    """Send what the page would send, and return what it would be told."""
+    session = f"s{time.monotonic_ns()}"
+    body = {"data": data, "fn_index": event, "session_hash": session, "event_data": None, "trigger_id": None}
+    assert HTTP.post(f"{address}/web/gradio_api/queue/join", json=body).status_code == 200
+    with HTTP.stream("GET", f"{address}/web/gradio_api/queue/data?session_hash={session}") as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data:") and (found := json.loads(line[5:]))["msg"] == "process_completed":
+                return found
+    raise AssertionError("no answer")
+
+
+def test_a_forged_file_is_not_read(address: str, csv_file: Path) -> None:
+    config = HTTP.get(f"{address}/web/config").json()
+    kinds = {one["id"]: one["type"] for one in config["components"]}
+    events = [one["id"] for one in config["dependencies"] if [kinds[i] for i in one["inputs"]] == ["file"]]
+    assert len(events) == 1
+    for path in (str(csv_file), "/etc/passwd", "http://127.0.0.1:9/x.csv", "https://example.org/x.csv"):
+        told = sent(address, [{"path": path, "meta": {"_type": "gradio.FileData"}}], events[0])
+        assert not told["success"], path
+        assert "review" not in json.dumps(told["output"])
+        assert "Traceback" not in json.dumps(told)
+
+
+def said_by(service: Any) -> str:
+    with ThreadPoolExecutor(1) as pool:  # playwright keeps an event loop in the main thread
+        return pool.submit(asyncio.run, web.answer_one(service, "x")).result()
+
+
+def test_our_own_faults_are_not_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        settings = ServerSettings(model=folder, web=True)
+
+        async def explain(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError("a secret of the text")
+
+    shown = said_by(Broken())
+    assert "not by your fault" in shown
+    assert "secret" not in shown
+
+
+def test_a_late_answer_is_said_to_be_late(folder: Path) -> None:
+    class Slow:
+        settings = replace(ServerSettings(model=folder, web=True), timeout_seconds=0.01)
+
+        async def explain(self, *_: Any, **__: Any) -> None:
+            await asyncio.sleep(5)
+
+    assert "No answer within 0.01 s" in said_by(Slow())
+
+
+def test_a_page_lives_in_one_process(folder: Path) -> None:
+    with pytest.raises(SettingsError, match="workers is 2, expected 1 with --web"):
+        ServerSettings(model=folder, web=True, workers=2)
+    with pytest.raises(SettingsError, match=r"beside is .* none without --web"):
+        ServerSettings(model=folder, beside=folder)
+
+
+def test_an_open_page_does_not_hold_up_the_end(page_settings: ServerSettings) -> None:
+    with ExitStack() as stack:
+        address = stack.enter_context(serving(page_settings))
+        client = stack.enter_context(httpx2.Client(timeout=20, trust_env=False))
+        with client.stream("GET", f"{address}/web/gradio_api/heartbeat/abc") as stream:
+            lines = stream.iter_lines()
+            assert next(lines) == "data: ALIVE"
+            ended = time.monotonic()
+            stack.close()
+        assert time.monotonic() - ended < 10  # and not the 20 s that requests are waited for
+
+
+TABLES = {
+    "a.csv": ('id;review\n1;"good; or not"\n2;bad\n', "review", "utf-8"),
+    "b.csv": ("id,said\n1,good film\n2,bad\n", "said", "utf-8"),
+    "c.tsv": ("said\tlabel\ngood film, really\tp\n", "said", "utf-8"),
+    "d.jsonl": ('{"n": 1, "Text": "x"}\n', "Text", "utf-8"),
+    "e.csv": ("said,label\nd\u00e9j\u00e0 vu,p\n", "said", "cp1252"),
+    "f.csv": ("\ufeffsaid,label\nd\u00e9j\u00e0 vu,p\n", "said", "utf-16"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_columns_delimiters_and_encodings_are_guessed(tmp_path: Path, name: str) -> None:
+    content, column, encoding = TABLES[name]
+    (tmp_path / name).write_bytes(content.encode(encoding if encoding != "utf-16" else "utf-16-le"))
+    table = read_table(tmp_path / name)
+    assert (table.text, table.encoding) == (column, encoding)
+    assert len(table.columns) == 2
+
+
+def test_a_file_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_file, "MOST_ROWS", 3)
+    (tmp_path / "a.csv").write_text("text\n" + "good\n" * 4)
+    with pytest.raises(DataError, match=r"a\.csv has more than 3 rows"):
+        read_table(tmp_path / "a.csv")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="bertcnn predict"):
+        read_table(tmp_path / "a.parquet")
+
+
+def test_the_command_line_does_not_load_gradio() -> None:
+    code = "import sys, bertcnn.apps.cli, bertcnn.apps.demo; print('gradio' in sys.modules, 'torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False", "False"]
+
+
+def test_demo_serves_what_it_is_given_and_makes_what_it_is_not(
+    folder: Path, splits: Splits, quick: Settings, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[ServerSettings] = []
+    monkeypatch.setattr(demo_command, "serve_with", lambda settings, **_: served.append(settings))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BERTCNN_DEMO", str(tmp_path / "demo"))
+    demo_command.demo(folder, port=7999, opens=False)
+    assert (served[0].model, served[0].beside, served[0].web, served[0].port) == (folder, None, True, 7999)
+    assert served[0].is_local
+    own = {name: {**values, "encoder": values.get("encoder", "minilm").replace("minilm", tiny)}
+           for name, values in demo_command._OWN.items()}  # fmt: skip
+    monkeypatch.setattr(demo_command, "_OWN", own)
+    monkeypatch.setattr("bertcnn.text.dataset.load_splits", lambda *_: splits)
+    for _ in range(2):  # made once
+        demo_command.demo(None, port=7999, opens=False)
+    names = [(one.model.name, one.beside.name if one.beside else "") for one in served[1:]]
+    assert names == [(demo_command.BERT_CNN, demo_command.CNN_ALONE)] * 2
+    assert Predictor.load(served[1].model).predict(["so good"])[0].label in {"negative", "positive"}
