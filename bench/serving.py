@@ -1,6 +1,7 @@
 """A server under load, over loopback: what the door costs, and what happens beyond its capacity.
 
     python bench/serving.py --model runs/bench/model --backend onnx --seconds 20
+    python bench/serving.py --model runs/bench/model --soak 500000      memory, while so many requests are answered
 
 Three measurements, each in processes of its own: offline ``predict`` on short texts; 64 clients that each
 send one text, wait for the answer, and send the next; and texts sent at twice the rate that the 64 got,
@@ -28,6 +29,7 @@ SHORT = 120
 """Characters of a short text, at most."""
 
 MOST_CONNECTIONS = 1000
+SOAK_SECONDS = 3600
 COMMAND = "from typer import run; from bertcnn.apps.serve import serve; run(serve)"
 
 
@@ -68,19 +70,27 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--flags", default="", help="more flags of `bertcnn serve`, in one string")
+    parser.add_argument("--soak", type=int, default=0, help="so many requests by the clients, an hour at most")
     parser.add_argument("--offline", action="store_true", help="one measurement, in this process")
     options = parser.parse_args()
     if options.offline:
         print(json.dumps(offline(options.model, options.backend, options.seconds)))
         return
+    flags = ["--backend", options.backend, *options.flags.split()]
+    if options.soak:
+        serving(options.model, flags, lambda port, server: asyncio.run(soak(port, server, options)))
+        return
     command = [sys.executable, __file__, "--model", str(options.model), "--backend", options.backend, "--offline"]
     done = subprocess.run([*command, "--seconds", str(options.seconds)], capture_output=True, text=True, check=True)
     alone: float = json.loads(done.stdout.splitlines()[-1])
     print(f"offline predict: {alone:.0f} texts a second", flush=True)
-    flags = ["--backend", options.backend, *options.flags.split()]
-    with_load = serving(options.model, flags, lambda port: asyncio.run(closed(port, options.clients, options.seconds)))
+    with_load = serving(
+        options.model, flags, lambda port, _: asyncio.run(closed(port, options.clients, options.seconds))
+    )
     report(f"{options.clients} clients", with_load, alone)
-    beyond = serving(options.model, flags, lambda port: asyncio.run(opened(port, 2 * with_load.rate, options.seconds)))
+    beyond = serving(
+        options.model, flags, lambda port, _: asyncio.run(opened(port, 2 * with_load.rate, options.seconds))
+    )
     report("twice that rate", beyond, alone)
 
 
@@ -116,7 +126,7 @@ def offline(model: Path, backend: Any, seconds: float) -> float:
     return number / passed
 
 
-def serving(model: Path, flags: list[str], load: Callable[[int], Seen]) -> Seen:
+def serving(model: Path, flags: list[str], load: Callable[[int, int], Seen]) -> Seen:
     """Put a load on a server that is started for it."""
     # A line a request would be written by the same cores that compute.
     command = [sys.executable, "-c", COMMAND, str(model), "--port", "0", "--log-level", "info", *flags]
@@ -133,7 +143,7 @@ def serving(model: Path, flags: list[str], load: Callable[[int], Seen]) -> Seen:
         else:
             sys.exit("The server did not start.")
         drain = subprocess.Popen(["cat"], stdin=server.stderr, stdout=subprocess.DEVNULL)
-        seen = load(port)
+        seen = load(port, server.pid)
         print(f"  memory {resident(server.pid):.0f} MB; {counted(port)}", flush=True)
         return seen
     finally:
@@ -216,6 +226,25 @@ async def closed(port: int, clients: int, seconds: float) -> Seen:
 
     await asyncio.gather(*(client(i) for i in range(clients)))
     seen.seconds = time.perf_counter() - begun
+    return seen
+
+
+async def soak(port: int, server: int, options: argparse.Namespace) -> Seen:
+    """Let clients ask until there were so many requests, and print the server's memory at each tenth of them."""
+    made, seen = requests_of(short_texts()), Seen()
+    begun = time.perf_counter()
+
+    async def client(i: int) -> None:
+        connection = Connection(port)
+        while seen.statuses.total() < options.soak and time.perf_counter() - begun < SOAK_SECONDS:
+            seen.statuses[await connection.ask(made[i % len(made)])] += 1
+            i += options.clients
+            if (done := seen.statuses.total()) % max(1, options.soak // 10) == 0:
+                passed, memory = time.perf_counter() - begun, resident(server)
+                print(f"{done:,} requests, {passed:.0f} s: {memory:.0f} MB, {dict(seen.statuses)}", flush=True)
+        connection.close()
+
+    await asyncio.gather(*(client(i) for i in range(options.clients)))
     return seen
 
 
