@@ -138,6 +138,35 @@ def test_phrases_are_the_filters_that_agree(tiny: str, kind: str) -> None:
             assert set(phrase.filters) == filters[key]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_have_what_their_pieces_gave(tiny: str, kind: str) -> None:
+    """The same, by a loop over filters and places."""
+    predictor = random_model(tiny, kind)
+    texts = ["", "a good film", "the staff was so very awful", LONG * 3]
+    pieces = predictor.tokenizer(texts, with_spans=True)
+    features, positions = predictor.pooled(pieces)
+    states = predictor.embed(texts)[0].numpy()
+    (kernels, _), (weight, _) = predictor.backend.filters, predictor.backend.classifier
+    sizes = predictor.backend.spec.kernel_sizes
+    for i, explanation in enumerate(explain(predictor, texts)):
+        spans = pieces.spans[pieces.starts[i] : pieces.starts[i + 1]].tolist()
+        wanted = {(word.start, word.end, word.text): np.zeros(len(weight)) for word in words_of(texts[i])}
+        for m in np.flatnonzero(features[i] > 0).tolist():
+            index, f = divmod(m, 6)
+            width, row = sizes[index], 6 * sum(sizes[:index]) + f
+            gave = [float(kernels[row + 6 * j] @ states[i, positions[i, m] + j]) for j in range(width)]
+            rest = (features[i, m] - sum(gave)) / width
+            for j in range(width):
+                start, end = spans[positions[i, m] + j]
+                at = (0, 0, "(start)") if positions[i, m] + j == 0 else (len(texts[i]),) * 2 + ("(end)",)
+                key = next((k for k in wanted if end > start and k[0] < end and start < k[1]), at)
+                wanted[key] = wanted.get(key, 0) + weight[:, m] * (gave[j] + rest)
+        found = {(word.start, word.end, word.text): word.shares for word in explanation.words}
+        assert found.keys() == wanted.keys()
+        for key, shares in found.items():
+            close(shares, wanted[key], 1e-4)
+
+
 def test_a_tokenizer_without_special_pieces() -> None:
     """The static table of words: an empty text has no pieces, and nothing is found in it."""
     encoder, tokenizer = build_vectors(["the film was not bad at all"], size=8)
@@ -173,7 +202,9 @@ def test_one_run_of_the_network_and_equal_texts_once(tiny: str, monkeypatch: pyt
     read = []
     run = type(predictor.backend).run
     monkeypatch.setattr(
-        type(predictor.backend), "run", lambda self, b: (read.append(len(x[0].texts)) or x for x in run(self, b))
+        type(predictor.backend),
+        "run",
+        lambda self, b, **o: (read.append(len(x[0].texts)) or x for x in run(self, b, **o)),
     )
     monkeypatch.setattr(type(predictor.backend), "states", None)
     explanations = explain(predictor, ["good", "bad", "good"])

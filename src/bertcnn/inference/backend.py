@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -93,6 +93,22 @@ class Spec:
             raise ModelError(f"config.json of {folder} lacks {error}. Copy the whole folder again.") from error
 
 
+class Found(NamedTuple):
+    """What the convolution found in a batch.
+
+    Attributes:
+        batch: Its texts, or segments of long ones.
+        features: ``(B, M)``, each >= 0.
+        positions: The first piece of each feature's window in its row, ``(B, M)``; -1 where there is none.
+        states: What it read, ``(B, T, D)``, where they were asked for; behind the end of a row, anything.
+    """
+
+    batch: Batch
+    features: Floats32
+    positions: Ints
+    states: Floats32 | None = None
+
+
 class Backend(ABC):
     """Something that runs a network.
 
@@ -117,11 +133,8 @@ class Backend(ABC):
         """The linear layer: weights ``(K, M)`` and biases ``(K,)``, M the features."""
 
     @abstractmethod
-    def run(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Floats32, Ints]]:
-        """Yield for each batch its features ``(B, M)``, and the first piece of each one's window in its row.
-
-        A position is -1 where there is no window.
-        """
+    def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Found]:
+        """Yield what is found in each batch, in one run of the network each."""
 
     @abstractmethod
     def states(self, batch: Batch) -> Floats32:
@@ -163,9 +176,9 @@ class WrappedBackend(Backend):
         """The convolution."""
         return self.inner.filters
 
-    def run(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Floats32, Ints]]:
-        """Yield features and positions."""
-        return self.inner.run(batches)
+    def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Found]:
+        """Yield what is found in each batch."""
+        return self.inner.run(batches, with_states=with_states)
 
     def states(self, batch: Batch) -> Floats32:
         """Return what the convolution reads of a batch."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bertcnn.inference.backend import Backend, Floats32, Ints, WrappedBackend
+from bertcnn.inference.backend import Backend, Floats32, Found, WrappedBackend
 from bertcnn.inference.onnx_backend import FILES
 from bertcnn.inference.predictor import Predictor
 from bertcnn.text.tokens import Batch
@@ -129,8 +129,8 @@ class _Repadded(WrappedBackend):
         self.columns = columns
         self.segment_windows = windows or inner.segment_windows
 
-    def run(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Floats32, Ints]]:
-        return self.inner.run(self._pad(batch) for batch in batches)
+    def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Found]:
+        return self.inner.run(map(self._pad, batches), with_states=with_states)
 
     def states(self, batch: Batch) -> Floats32:
         return self.inner.states(self._pad(batch))

@@ -39,6 +39,9 @@ class Reader(Protocol):
     def pooled(self, pieces: Pieces) -> tuple[npt.NDArray[np.float32], Ints]:
         """Return features and positions, each ``(N, M)``."""
 
+    def pooled_parts(self, pieces: Pieces) -> tuple[npt.NDArray[np.float32], Ints, npt.NDArray[np.float32]]:
+        """Return those, and what each place of each window gave."""
+
 
 def explain(
     predictor: Reader,
@@ -68,7 +71,7 @@ def explain(
     distinct = list(dict.fromkeys(check_texts(texts)))
     if not predictor.backend.spec.kernel_sizes:
         raise ModelError(NO_FILTERS)
-    winners, logits = read_winners(predictor, distinct)
+    winners, logits = read_winners(predictor, distinct, with_parts=True)
     explanations = _explanations(predictor.backend, winners, logits, threshold)
     if audit:
         explanations = _audited(predictor, winners, explanations)
@@ -78,11 +81,19 @@ def explain(
     return [by_text[text] for text in texts]
 
 
-def read_winners(predictor: Reader, texts: list[str]) -> tuple[list[Winners], npt.NDArray[np.float32]]:
-    """Return the winning windows of texts, and their logits, float32 ``(N, K)``."""
+def read_winners(
+    predictor: Reader, texts: list[str], *, with_parts: bool = False
+) -> tuple[list[Winners], npt.NDArray[np.float32]]:
+    """Return the winning windows of texts, and their logits, float32 ``(N, K)``, in one run of the network.
+
+    Args:
+        predictor: A model with filters.
+        texts: All different, or not.
+        with_parts: Also what each piece of a window gave, for shares of words.
+    """
     pieces = predictor.tokenizer(texts, with_spans=True)
     spans = np.empty((len(pieces.ids), 2), dtype=np.int64) if pieces.spans is None else pieces.spans
-    features, positions = predictor.pooled(pieces)
+    features, positions, *parts = predictor.pooled_parts(pieces) if with_parts else predictor.pooled(pieces)
     weight, bias = predictor.backend.classifier
     special = len(predictor.tokenizer.prefix), len(predictor.tokenizer.suffix)
     winners = [
@@ -94,6 +105,7 @@ def read_winners(predictor: Reader, texts: list[str]) -> tuple[list[Winners], np
             positions[i],
             kernel_sizes=predictor.backend.spec.kernel_sizes,
             special=special,
+            parts=parts[0][i] if parts else None,
         )
         for i, text in enumerate(texts)
     ]
@@ -109,7 +121,7 @@ def _explanations(
     made = []
     for found, row, prediction in zip(winners, logits.tolist(), predictions_of(logits, spec), strict=True):
         shares = found.features[:, None] * weight.T
-        words, word_shares = found.by_word(shares)
+        words, word_shares = found.by_word(weight.T)
         made.append(
             Explanation(
                 text=found.text,

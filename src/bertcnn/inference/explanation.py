@@ -195,7 +195,8 @@ class Explanation:
         bias: Of the linear layer, for each label.
         logits: The model's, for each label.
         phrases: In reading order; those of different widths overlap.
-        words: In reading order, without overlap; each phrase's shares spread evenly over its pieces.
+        words: In reading order, without overlap: each window's share divided by what its pieces gave to it.
+            They add up to the logit, too.
         cuts: Where a text can have many labels, the logit from which each holds; else None.
         audit: Where it was asked for.
         counterfactual: Where it was asked for.

@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bertcnn.errors import ModelError
-from bertcnn.inference.backend import Backend
+from bertcnn.inference.backend import Backend, Floats32
 from bertcnn.inference.calibration import probabilities_of
 from bertcnn.inference.golden import check_golden
 from bertcnn.inference.metrics import Evaluation, decide, evaluate
 from bertcnn.inference.onnx_backend import FILES, OnnxBackend
 from bertcnn.inference.prediction import Prediction, predictions_of
+from bertcnn.inference.winners import parts_of, places_of
 from bertcnn.network.folder import check_folder
 from bertcnn.settings import BackendName
 from bertcnn.text.dataset import Examples
@@ -142,10 +143,29 @@ class Predictor:
             Features, float32 ``(N, M)``, and the first piece of each one's window in its text, int64
             ``(N, M)``; -1 where there is none.
         """
+        features, positions, _ = self._pool(pieces, with_parts=False)
+        return features, positions
+
+    def pooled_parts(self, pieces: Pieces) -> tuple[Floats32, Ints, Floats32]:
+        """Return what :meth:`pooled` does, and in the same run what each place of each window gave to its feature.
+
+        Returns:
+            Features, positions, and parts, float32 ``(N, sum(kernel_sizes) * F)`` in the order of the filters'
+            weights; with the filter's bias they add up to its feature, where that is above 0.
+
+        Raises:
+            ModelError: The model has a plain linear head and no filters.
+        """
+        return self._pool(pieces, with_parts=True)
+
+    def _pool(self, pieces: Pieces, *, with_parts: bool) -> tuple[Floats32, Ints, Floats32]:
         spec, backend = self.backend.spec, self.backend
         count = backend.classifier[0].shape[1]
+        weight = backend.filters[0] if with_parts else np.zeros((0, 0), dtype=np.float32)
+        feature_of, _ = places_of(spec.kernel_sizes, count) if with_parts else (np.zeros(0, dtype=np.int64), None)
         features = np.zeros((len(pieces), count), dtype=np.float32)
         positions = np.full((len(pieces), count), -1, dtype=np.int64)
+        parts = np.zeros((len(pieces), len(weight)), dtype=np.float32)
         plans = plan_batches(
             pieces.lengths,
             spec.windowing,
@@ -153,18 +173,23 @@ class Predictor:
             reach=spec.reach,
             segment_windows=backend.segment_windows,
         )
-        batches = (make_batch(pieces, parts, pad_id=self.tokenizer.pad_id) for parts in plans)
-        for batch, found, where in backend.run(batches):
+        batches = (make_batch(pieces, some, pad_id=self.tokenizer.pad_id) for some in plans)
+        for batch, found, where, states in backend.run(batches, with_states=with_parts):
+            given = None if states is None else parts_of(states, where, weight, spec.kernel_sizes)
             first = batch.starts == 0
             features[batch.texts[first]] = found[first]
             positions[batch.texts[first]] = where[first]
+            if given is not None:
+                parts[batch.texts[first]] = given[first]
             # The strongest of a text is the strongest of its segments, which come in their order.
             for row in np.flatnonzero(~first):
                 text = batch.texts[row]
                 stronger = found[row] > features[text]
                 features[text][stronger] = found[row][stronger]
                 positions[text][stronger] = where[row][stronger] + batch.starts[row]
-        return features, positions
+                if given is not None:
+                    parts[text][stronger[feature_of]] = given[row][stronger[feature_of]]
+        return features, positions, parts
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """Classify texts.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bertcnn.errors import ModelError
-from bertcnn.inference.backend import NO_FILTERS, Backend, Floats32, Ints, Spec
+from bertcnn.inference.backend import NO_FILTERS, Backend, Floats32, Found, Spec
 from bertcnn.network.cnn import TextCNN
 from bertcnn.network.model import BertCNN
 from bertcnn.network.states import MAX_TOKENS, batch_states
@@ -47,14 +47,18 @@ class TorchBackend(Backend):
         return _arrays(cnn)
 
     @torch.inference_mode()
-    def run(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Floats32, Ints]]:
-        """Yield features and positions, a batch later than computed: a GPU is not waited for between batches."""
+    def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Found]:
+        """Yield what is found in each batch, a batch later than computed: a GPU is not waited for between batches."""
         self.model.eval()
-        waiting: tuple[Batch, Tensor, Tensor] | None = None
+        waiting: tuple[Batch, Tensor, Tensor, Tensor | None] | None = None
         for batch in batches:
             states = batch_states(self.model, batch, self.max_tokens)
             mask = torch.from_numpy(batch.source_mask).to(states.device)
-            found = (batch, *self.model.head.features(states, mask))
+            found = (
+                batch,
+                *self.model.head.features(states, mask),
+                self.model.head.mix(states) if with_states else None,
+            )
             if waiting is not None:
                 yield _fetched(*waiting)
             waiting = found
@@ -73,5 +77,10 @@ def _arrays(layer: nn.Linear | TextCNN) -> tuple[Floats32, Floats32]:
     return weight, bias
 
 
-def _fetched(batch: Batch, features: Tensor, positions: Tensor) -> tuple[Batch, Floats32, Ints]:
-    return batch, features.float().cpu().numpy(), positions.cpu().numpy().astype(np.int64, copy=False)
+def _fetched(batch: Batch, features: Tensor, positions: Tensor, states: Tensor | None) -> Found:
+    return Found(
+        batch,
+        features.float().cpu().numpy(),
+        positions.cpu().numpy().astype(np.int64, copy=False),
+        None if states is None else states.float().cpu().numpy(),
+    )

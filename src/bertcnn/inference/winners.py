@@ -5,11 +5,12 @@ The arithmetic of explanations starts here; encoders do not come into it.
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from bertcnn.inference.backend import Floats32
 from bertcnn.text.tokens import Ints
 
 Floats = npt.NDArray[np.float64]
@@ -45,10 +46,12 @@ class Winners:
         prefix: Special pieces at the start.
         suffix: Special pieces at the end.
         features: What the filters found, each >= 0, float64 ``(M,)``.
-        widths: Pieces that each filter sees, int64 ``(M,)``.
+        kernel_sizes: Pieces that the filters see, F of each.
         firsts: First piece of each window, int64 ``(V,)``.
         sizes: Pieces of each window, int64 ``(V,)``.
         window_of: The window of each filter, int64 ``(M,)``; -1 where it found nothing.
+        parts: What each place of each filter's window gave to its feature, with the bias spread evenly over
+            them: float64 ``(sum(kernel_sizes) * F,)``, see :func:`places_of`; None where nobody asked.
     """
 
     text: str
@@ -57,10 +60,16 @@ class Winners:
     prefix: int
     suffix: int
     features: Floats
-    widths: Ints
+    kernel_sizes: tuple[int, ...]
     firsts: Ints
     sizes: Ints
     window_of: Ints
+    parts: Floats | None = None
+
+    @cached_property
+    def widths(self) -> Ints:
+        """Pieces that each filter sees, int64 ``(M,)``."""
+        return np.repeat(np.array(self.kernel_sizes, dtype=np.int64), len(self.features) // len(self.kernel_sizes))
 
     @cached_property
     def _phrases(self) -> tuple[tuple[Span, ...], Ints, Ints]:
@@ -126,39 +135,70 @@ class Winners:
         """Sum a value of each filter, ``(M,)`` or ``(M, K)``, over the phrases: ``(P,)`` or ``(P, K)``."""
         return _summed(values, self.phrase_of, len(self.phrases))
 
-    def by_word(self, values: Floats) -> tuple[tuple[Span, ...], Floats]:
-        """Spread a value of each filter, ``(M, K)``, evenly over its window's pieces, and sum it by word.
+    def by_word(self, weights: Floats) -> tuple[tuple[Span, ...], Floats]:
+        """Divide weighted features among the words: each piece of a window has what its state gave to the response.
 
-        Special pieces get nothing, except where a window has no other piece. Words are runs of
-        letters, and runs of marks; words without a value are there, too.
+        A response is a sum over the places of its window of kernel times state, so that is exact; the filter's
+        bias is divided evenly. Words are runs of letters, and runs of marks; words without a share are there,
+        too. What special pieces gave is said of ``(start)`` and ``(end)``.
+
+        Args:
+            weights: Of each feature, ``(M, K)``.
 
         Returns:
             The words in reading order, and float64 ``(words, K)``.
         """
+        assert self.parts is not None, "read without parts"
         words = words_of(self.text)
         names = [Span(0, 0, START), *words, Span(len(self.text), len(self.text), END)]
-        of_window = _summed(values, self.window_of, len(self.firsts))
-        rows, windows, portions = self._spread(words)
-        table = np.zeros((len(names), values.shape[1]))
-        np.add.at(table, rows, of_window[windows] * portions[:, None])
-        # The two ends are words only where a window stood on nothing else.
-        used = np.ones(len(names), dtype=bool)
-        used[[0, -1]] = np.isin([0, len(names) - 1], rows)
-        return tuple(name for name, keep in zip(names, used, strict=True) if keep), table[used]
-
-    def _spread(self, words: tuple[Span, ...]) -> tuple[Ints, Ints, Floats]:
-        """Return for each piece of each window its row (0: start, then words, then end), window and portion."""
         ends = np.array([word.end for word in words], dtype=np.int64)
         row_of = 1 + np.minimum(np.searchsorted(ends, self.spans[:, 0], side="right"), max(len(words) - 1, 0))
         row_of[: self.prefix] = 0
         row_of[len(self.ids) - self.suffix :] = len(words) + 1
-        low, high = self._written.T
-        sizes = high - low
-        windows = np.repeat(np.arange(len(sizes)), sizes)
-        pieces = np.arange(sizes.sum()) + np.repeat(low - np.cumsum(sizes) + sizes, sizes)
-        counted = self.has_characters[pieces] | ~self.has_characters[low][windows]
-        windows, pieces = windows[counted], pieces[counted]
-        return row_of[pieces], windows, 1 / np.bincount(windows, minlength=len(sizes))[windows]
+        feature_of, offset_of = places_of(self.kernel_sizes, len(self.features))
+        fired = self.window_of[feature_of] >= 0
+        feature_of, offset_of = feature_of[fired], offset_of[fired]
+        rows = row_of[self.firsts[self.window_of[feature_of]] + offset_of]
+        table = np.zeros((len(names), weights.shape[1]))
+        np.add.at(table, rows, self.parts[fired][:, None] * weights[feature_of])
+        # The two ends are words only where something stood on them.
+        used = np.ones(len(names), dtype=bool)
+        used[[0, -1]] = np.isin([0, len(names) - 1], rows)
+        return tuple(name for name, keep in zip(names, used, strict=True) if keep), table[used]
+
+
+@cache
+def places_of(kernel_sizes: tuple[int, ...], features: int) -> tuple[Ints, Ints]:
+    """Return for each row of the filters' weights its feature and its place in the window, int64 ``(W,)`` each.
+
+    >>> [row.tolist() for row in places_of((1, 2), 4)]
+    [[0, 1, 2, 3, 2, 3], [0, 0, 0, 0, 1, 1]]
+    """
+    count = features // len(kernel_sizes)
+    own = [np.arange(i * count, (i + 1) * count) for i in range(len(kernel_sizes))]
+    feature_of = np.concatenate([np.tile(own[i], size) for i, size in enumerate(kernel_sizes)])
+    offset_of = np.concatenate([np.repeat(np.arange(size), count) for size in kernel_sizes])
+    return feature_of.astype(np.int64), offset_of.astype(np.int64)
+
+
+def parts_of(states: Floats32, positions: Ints, weight: Floats32, kernel_sizes: tuple[int, ...]) -> Floats32:
+    """Return what each place of each winning window gave to its response: kernel times state.
+
+    Args:
+        states: What the convolution read, ``(B, T, D)``.
+        positions: First piece of each window in its row, ``(B, M)``; -1 where there is none.
+        weight: Of the filters, ``(sum(kernel_sizes) * F, D)``.
+        kernel_sizes: Window widths.
+
+    Returns:
+        Float32 ``(B, sum(kernel_sizes) * F)``; 0 where there is no window.
+    """
+    feature_of, offset_of = places_of(kernel_sizes, positions.shape[1])
+    parts = np.zeros((len(states), len(weight)), dtype=np.float32)
+    for row, (own, where) in enumerate(zip(states, positions, strict=True)):
+        there = where[feature_of] >= 0
+        parts[row, there] = np.einsum("wd,wd->w", weight[there], own[(where[feature_of] + offset_of)[there]])
+    return parts
 
 
 def winners_of(
@@ -170,6 +210,7 @@ def winners_of(
     *,
     kernel_sizes: tuple[int, ...],
     special: tuple[int, int],
+    parts: Floats32 | None = None,
 ) -> Winners:
     """Gather the winning windows of one text.
 
@@ -181,6 +222,7 @@ def winners_of(
         positions: First piece of each filter's window, ``(M,)``; -1 where there is none.
         kernel_sizes: Window widths of the convolution.
         special: Special pieces at the start and at the end.
+        parts: What each place of each window gave, :func:`parts_of`; None: not needed.
     """
     widths = np.repeat(np.array(kernel_sizes, dtype=np.int64), len(features) // len(kernel_sizes))
     found = (features > 0) & (positions >= 0)
@@ -189,7 +231,17 @@ def winners_of(
     window_of = np.full(len(features), -1, dtype=np.int64)
     window_of[found] = window
     firsts, sizes = np.divmod(distinct, max(kernel_sizes) + 1)
-    return Winners(text, ids, spans, *special, features.astype(np.float64), widths, firsts, sizes, window_of)
+    wide = features.astype(np.float64)
+    whole = None if parts is None else _whole(parts.astype(np.float64), wide, kernel_sizes)
+    return Winners(text, ids, spans, *special, wide, kernel_sizes, firsts, sizes, window_of, whole)
+
+
+def _whole(parts: Floats, features: Floats, kernel_sizes: tuple[int, ...]) -> Floats:
+    """Add what the places of a window lack to its feature, the bias and some rounding, evenly to them."""
+    feature_of, _ = places_of(kernel_sizes, len(features))
+    widths = np.bincount(feature_of)
+    lacking = features - np.bincount(feature_of, weights=parts)
+    return parts + (lacking / widths)[feature_of]
 
 
 def words_of(text: str) -> tuple[Span, ...]:
