@@ -47,6 +47,13 @@ bench: $(STAMP) ## speed against rivals, and accuracy, on real data (BERTCNN_DAT
 	$(BIN)/python bench/speed.py
 	$(BIN)/python bench/accuracy.py cr-frozen cr-finetune sst2 trec6 banking77 amazon goemotions --show-test
 	$(BIN)/python bench/long_texts.py
+	$(BIN)/python bench/depths.py prepare
+	$(BIN)/python bench/depths.py measure
+	$(BIN)/python bench/faithfulness.py sst2-frozen --texts 200 --slow-texts 25
+	$(BIN)/python bench/faithfulness.py amazon-frozen --texts 200 --words 50 --slow-texts 10
+	$(BIN)/python bench/faithfulness.py sst2-finetuned --texts 200 --slow-texts 0
+	$(BIN)/python bench/faithfulness.py --page
+	$(BIN)/python bench/audit.py sst2-frozen sst2-finetuned cr-frozen amazon-frozen --texts 500
 
 study: $(STAMP) ## the comparison on real data (BERTCNN_DATA) of docs/results.md; hours, resumed where it was
 	$(BIN)/bertcnn compare --config configs/kim2014.toml --output runs/kim2014

@@ -27,7 +27,7 @@ BACKENDS = ("torch", "onnx", "onnx-int8")
 DEPTHS = (1, 2, 3, 4, 5, 6)
 PROFILED = 3
 """The depth whose batches, operators and compilation are looked at: half of the encoder, the default."""
-BATCHES = (128, 256, 512, 768, 1024, 2048, 4096)
+BATCHES = (256, 512, 1024, 2048, 4096)
 ROUNDS = 3
 KINDS = {
     "products": ("FusedMatMul", "MatMul", "Gemm"),
