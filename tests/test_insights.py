@@ -23,9 +23,9 @@ from bertcnn.inference import mistakes
 from bertcnn.inference.explain import explain
 from bertcnn.inference.export import export_onnx
 from bertcnn.inference.groups import MOST_GROUPS, GroupColumn
-from bertcnn.inference.insight import Insights
 from bertcnn.inference.insights import insights
 from bertcnn.inference.insights_report import page, write_insights
+from bertcnn.inference.insights_result import Insights
 from bertcnn.inference.mistakes import probable_mistakes
 from bertcnn.inference.phrases import PhraseTable, names_of
 from bertcnn.inference.winners import Span, Winners

@@ -13,7 +13,7 @@ import numpy as np
 from bertcnn import __version__
 from bertcnn.apps.limits import ServerSettings
 from bertcnn.errors import BertCNNError, ModelError
-from bertcnn.inference.backend import Backend, Found, WrappedBackend
+from bertcnn.inference.backend import Backend, Pooled, WrappedBackend
 from bertcnn.inference.predictor import Predictor
 from bertcnn.network.folder import read_config
 from bertcnn.text.tokens import Batch
@@ -43,7 +43,7 @@ class BreathingBackend(WrappedBackend):
         self.max_tokens = min(backend.max_tokens, max_tokens)
         self.segment_windows = min(backend.segment_windows, max(1, max_tokens // backend.spec.windowing.length))
 
-    def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Found]:
+    def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Pooled]:
         """Yield what is found in each batch, and pause."""
         for found in self.inner.run(batches, with_states=with_states):
             yield found

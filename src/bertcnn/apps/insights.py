@@ -1,5 +1,6 @@
 """The command ``insights``: what drives each label over a whole file, as a page and as tables."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain, tee
 from pathlib import Path
@@ -15,7 +16,7 @@ from bertcnn.apps.show import err, out
 from bertcnn.errors import DataError
 
 if TYPE_CHECKING:
-    from bertcnn.inference.insight import Insights
+    from bertcnn.inference.insights_result import Insights
     from bertcnn.settings import DataSettings
     from bertcnn.text.labels import Label
 
@@ -87,8 +88,6 @@ def _rows(source: str, data: "DataSettings", label: str | None, by: str | None) 
     Raises:
         DataError: It cannot be read, or a column that was named is not there.
     """
-    import sys
-
     from bertcnn.text.dataset import load_rows
     from bertcnn.text.files import check_column, read_lines, read_rows
 

@@ -1,13 +1,10 @@
 """What the web page shows, as HTML. All of it goes through templates that escape."""
 
 from collections import Counter
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from bertcnn.inference.page import fragment
+from bertcnn.inference.page import fragment, template
 from bertcnn.text.files import without_surrogates
 
 Form = dict[str, Any]
@@ -17,19 +14,8 @@ SHOWN_LABELS = 8
 
 def draw(what: str, **values: Any) -> str:
     """Return one of the macros of ``web.html.j2``, filled."""
-    return str(getattr(_macros(), what)(**without_surrogates(values)))
-
-
-@cache
-def _macros() -> Any:
-    engine = jinja2.Environment(
-        loader=jinja2.PackageLoader("bertcnn.apps"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return engine.get_template("web.html.j2").module
+    macros = template("web.html.j2", "bertcnn.apps").module
+    return str(getattr(macros, what)(**without_surrogates(values)))
 
 
 def style() -> str:

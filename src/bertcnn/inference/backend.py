@@ -93,7 +93,7 @@ class Spec:
             raise ModelError(f"config.json of {folder} lacks {error}. Copy the whole folder again.") from error
 
 
-class Found(NamedTuple):
+class Pooled(NamedTuple):
     """What the convolution found in a batch.
 
     Attributes:
@@ -133,7 +133,7 @@ class Backend(ABC):
         """The linear layer: weights ``(K, M)`` and biases ``(K,)``, M the features."""
 
     @abstractmethod
-    def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Found]:
+    def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Pooled]:
         """Yield what is found in each batch, in one run of the network each."""
 
     @abstractmethod
@@ -176,7 +176,7 @@ class WrappedBackend(Backend):
         """The convolution."""
         return self.inner.filters
 
-    def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Found]:
+    def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Pooled]:
         """Yield what is found in each batch."""
         return self.inner.run(batches, with_states=with_states)
 

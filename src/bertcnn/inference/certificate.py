@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bertcnn.inference.backend import Backend, Floats32, Found, WrappedBackend
+from bertcnn.inference.backend import Backend, Floats32, Pooled, WrappedBackend
 from bertcnn.inference.onnx_backend import FILES
 from bertcnn.inference.predictor import Predictor
 from bertcnn.text.tokens import Batch
@@ -129,7 +129,7 @@ class _Repadded(WrappedBackend):
         self.columns = columns
         self.segment_windows = windows or inner.segment_windows
 
-    def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Found]:
+    def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Pooled]:
         return self.inner.run(map(self._pad, batches), with_states=with_states)
 
     def states(self, batch: Batch) -> Floats32:

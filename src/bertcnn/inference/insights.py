@@ -4,7 +4,7 @@ The file is read once, a thousand texts at a time. Explanations are summed as th
 kept; texts wait on disk until it is known which are shown. What grows with the rows is a few
 numbers each: probabilities, and for each phrase the texts it stood in.
 :mod:`bertcnn.inference.insights_report` writes what is found,
-:mod:`bertcnn.inference.insight` says what that is.
+:mod:`bertcnn.inference.insights_result` says what that is.
 """
 
 from array import array
@@ -24,7 +24,7 @@ from bertcnn.inference.calibration import probabilities_of
 from bertcnn.inference.explain import Reader, explain, read_winners
 from bertcnn.inference.filters import FilterTally
 from bertcnn.inference.groups import GroupColumn
-from bertcnn.inference.insight import DoubtfulText, Driver, Example, Group, Insights, LabelInsights, Listing
+from bertcnn.inference.insights_result import DoubtfulText, Driver, Example, Group, Insights, LabelInsights, Listing
 from bertcnn.inference.metrics import decide
 from bertcnn.inference.mistakes import can_find_mistakes, probable_mistakes
 from bertcnn.inference.page import marks

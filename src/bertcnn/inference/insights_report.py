@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bertcnn.errors import DataError
-from bertcnn.inference.insight import DoubtfulText, Insights, LabelInsights
+from bertcnn.inference.insights_result import DoubtfulText, Insights, LabelInsights
 from bertcnn.inference.mistakes import NEEDS_CLEANLAB, can_find_mistakes
 from bertcnn.inference.page import template
 from bertcnn.text.files import Row, without_surrogates, write_rows

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bertcnn.errors import ModelError
-from bertcnn.inference.backend import NO_FILTERS, Backend, Floats32, Found, Spec
+from bertcnn.inference.backend import NO_FILTERS, Backend, Floats32, Pooled, Spec
 from bertcnn.network.folder import WEIGHTS, read_config
 from bertcnn.text.tokens import Batch
 
@@ -68,11 +68,11 @@ class OnnxBackend(Backend):
             raise ModelError(NO_FILTERS)
         return self._weights("head.cnn")
 
-    def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Found]:
+    def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Pooled]:
         """Yield what is found in each batch."""
         asked = ["features", "positions", *(["states"] if with_states else [])]
         for batch in batches:
-            yield Found(batch, *self.session.run(asked, _feed(batch)))
+            yield Pooled(batch, *self.session.run(asked, _feed(batch)))
 
     def states(self, batch: Batch) -> Floats32:
         """Return what the convolution reads of a batch."""

@@ -45,12 +45,12 @@ def page(forms: Sequence[Form], *, title: str) -> str:
 
 
 @cache
-def template(name: str) -> Any:
-    """Return a template of this package, which escapes what it is given."""
+def template(name: str, package: str = "bertcnn.inference") -> Any:
+    """Return a template of a package, which escapes what it is given."""
     import jinja2  # here: who only predicts draws nothing
 
     engine = jinja2.Environment(
-        loader=jinja2.PackageLoader("bertcnn.inference"),
+        loader=jinja2.PackageLoader(package),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

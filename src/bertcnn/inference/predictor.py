@@ -162,7 +162,6 @@ class Predictor:
         spec, backend = self.backend.spec, self.backend
         count = backend.classifier[0].shape[1]
         weight = backend.filters[0] if with_parts else np.zeros((0, 0), dtype=np.float32)
-        feature_of, _ = places_of(spec.kernel_sizes, count) if with_parts else (np.zeros(0, dtype=np.int64), None)
         features = np.zeros((len(pieces), count), dtype=np.float32)
         positions = np.full((len(pieces), count), -1, dtype=np.int64)
         parts = np.zeros((len(pieces), len(weight)), dtype=np.float32)
@@ -188,7 +187,8 @@ class Predictor:
                 features[text][stronger] = found[row][stronger]
                 positions[text][stronger] = where[row][stronger] + batch.starts[row]
                 if given is not None:
-                    parts[text][stronger[feature_of]] = given[row][stronger[feature_of]]
+                    own = stronger[places_of(spec.kernel_sizes, count)[0]]
+                    parts[text][own] = given[row][own]
         return features, positions, parts
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bertcnn.errors import ModelError
-from bertcnn.inference.backend import NO_FILTERS, Backend, Floats32, Found, Spec
+from bertcnn.inference.backend import NO_FILTERS, Backend, Floats32, Pooled, Spec
 from bertcnn.network.cnn import TextCNN
 from bertcnn.network.model import BertCNN
 from bertcnn.network.states import MAX_TOKENS, batch_states
@@ -47,7 +47,7 @@ class TorchBackend(Backend):
         return _arrays(cnn)
 
     @torch.inference_mode()
-    def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Found]:
+    def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Pooled]:
         """Yield what is found in each batch, a batch later than computed: a GPU is not waited for between batches."""
         self.model.eval()
         waiting: tuple[Batch, Tensor, Tensor, Tensor | None] | None = None
@@ -77,8 +77,8 @@ def _arrays(layer: nn.Linear | TextCNN) -> tuple[Floats32, Floats32]:
     return weight, bias
 
 
-def _fetched(batch: Batch, features: Tensor, positions: Tensor, states: Tensor | None) -> Found:
-    return Found(
+def _fetched(batch: Batch, features: Tensor, positions: Tensor, states: Tensor | None) -> Pooled:
+    return Pooled(
         batch,
         features.float().cpu().numpy(),
         positions.cpu().numpy().astype(np.int64, copy=False),
