@@ -12,7 +12,7 @@ from attributions import Floats, owners
 from bertcnn import Predictor
 from bertcnn.inference.backend import Floats32
 from bertcnn.inference.winners import words_of
-from bertcnn.text.tokens import Ints, make_batch, plan_batches
+from bertcnn.text.tokens import Ints
 
 
 def even_shares(predictor: Predictor, text: str) -> Floats:
@@ -112,11 +112,9 @@ class Reading:
 def readings(predictor: Predictor, texts: list[str]) -> list[Reading]:
     """Run the network once over texts, in batches of like length."""
     backend, pieces = predictor.backend, predictor.tokenizer(texts)
-    plans = plan_batches(pieces.lengths, backend.spec.windowing, max_tokens=backend.max_tokens, reach=None)
     filters, (last, constant) = backend.filters, backend.classifier
     found: dict[int, Reading] = {}
-    for parts in plans:
-        batch = make_batch(pieces, parts, pad_id=predictor.tokenizer.pad_id)
+    for batch in backend.batches(pieces, pad_id=predictor.tokenizer.pad_id, whole=True):
         states = backend.states(batch)
         for row, text in enumerate(batch.texts.tolist()):
             products = states[row, : int(batch.source_mask[row].sum())] @ filters[0].T

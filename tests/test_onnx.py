@@ -271,6 +271,15 @@ def test_a_broken_install_is_found_at_load(own: Path, name: str) -> None:
     assert Predictor.load(own, backend=name).predict(["good"])
 
 
+def test_a_model_loads_however_its_batches_are_made(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In int8 a text's logits move with its company, but what is compared at load does not."""
+    wanted = Predictor.load(own, backend="onnx-int8").in_one_batch().logits(golden.TEXTS)
+    assert Predictor.load(own, backend="onnx-int8", max_tokens=1).predict(["good"])
+    monkeypatch.setattr(OnnxBackend, "max_tokens", 8)
+    monkeypatch.setattr(OnnxBackend, "overhead_tokens", 0)
+    assert (Predictor.load(own, backend="onnx-int8").in_one_batch().logits(golden.TEXTS) == wanted).all()
+
+
 def test_the_certificate_says_how_far_the_ways_differ(own: Path) -> None:
     checks = certify(own, [*TEXTS, "good"])
     ways = ["batches", "alone", "random batches", "padded", "segments"]

@@ -26,11 +26,12 @@ from starlette.testclient import TestClient
 from bertcnn import BertCNN, ModelError, Predictor, SettingsError
 from bertcnn.apps import middleware, workers
 from bertcnn.apps.batching import Batcher, Busy
-from bertcnn.apps.hosting import Classify
+from bertcnn.apps.hosting import Classify, size_of
 from bertcnn.apps.limits import ServerSettings, is_loopback
 from bertcnn.apps.schemas import ExplainResponse, InferResponse, ModelsResponse, PredictResponse
 from bertcnn.apps.server import create_app
-from bertcnn.apps.workers import JsonLines
+from bertcnn.apps.workers import JsonLines, share_cores
+from bertcnn.network.encoder import load_tokenizer
 from tests.conftest import make_texts
 
 LONG = "the film was good and so is the phone, but it is a very dull room "
@@ -383,6 +384,68 @@ def test_waiting_requests_are_joined_within_the_budget() -> None:
 
     batched(play)
     assert work.batches == [["first"], ["t0", "t1"], ["t2", "t3"], ["t4"]]
+
+
+def test_lanes_compute_side_by_side_each_an_equal_part_of_what_waits() -> None:
+    together = threading.Barrier(2, timeout=10)  # broken unless two batches are in work at once
+    batches: list[list[str]] = []
+
+    def work(texts: list[str]) -> list[str]:
+        batches.append(texts)
+        together.wait()
+        return answered(texts)
+
+    async def play(batcher: Batcher) -> None:
+        texts = [f"t{i}" for i in range(8)]
+        assert await batcher.submit(work, texts, [1] * 8) == answered(texts)
+
+    batched(play, lanes=2, max_tokens=100)
+    assert sorted(map(len, batches)) == [4, 4]
+
+
+def test_while_one_lane_reads_a_giant_the_other_answers() -> None:
+    go = threading.Event()
+
+    def work(texts: list[str]) -> list[str]:
+        assert texts != ["giant"] or go.wait(10)
+        return answered(texts)
+
+    async def play(batcher: Batcher) -> None:
+        giant = asyncio.create_task(batcher.submit(work, ["giant"], [1000]))
+        await asyncio.sleep(0.02)
+        assert await batcher.submit(work, ["short"], [1]) == ["<short>"]
+        assert not giant.done()
+        go.set()
+        assert await giant == ["<giant>"]
+
+    batched(play, lanes=2)
+
+
+def test_cores_are_divided_among_processes_and_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shared(cores: int | None, **options: int) -> tuple[int, str]:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if cores is not None:
+            monkeypatch.setenv("OMP_NUM_THREADS", str(cores))
+        return share_cores(ServerSettings(model=Path(), device="cpu", **options)), os.environ["OMP_NUM_THREADS"]
+
+    monkeypatch.setenv("RAYON_NUM_THREADS", "1")
+    assert shared(4) == (4, "1")
+    assert shared(4, lanes=1) == (1, "4")
+    assert shared(4, lanes=3) == (3, "1")
+    monkeypatch.setattr("bertcnn.apps.workers.threads", lambda: 8)
+    assert shared(None, workers=2, lanes=2) == (2, "2")
+    assert shared(None, workers=16) == (1, "1")
+    with pytest.raises(SettingsError, match="lanes is 0"):
+        ServerSettings(model=Path(), lanes=0)
+
+
+@pytest.mark.parametrize(
+    "text", ["The movie was not bad at all.", "\u672c\u5f53\u306b\u826f\u3044\u6620\u753b", "", "\ud800"]
+)
+def test_a_size_is_about_the_word_pieces(text: str) -> None:
+    pieces = int(load_tokenizer("minilm")([text]).lengths[0])
+    assert size_of(text) >= 1
+    assert pieces / 3 <= size_of(text) <= 3 * pieces
 
 
 def test_a_short_request_does_not_wait_for_a_long_one_to_end() -> None:

@@ -1,10 +1,10 @@
 """Waiting texts joined into batches: bounded in number, in size and in time, fair to the short.
 
-One thread computes, so that requests do not fight over the cores. Each batch takes a text from one
-request after the other until the token budget is full. So a request of one text waits for the batch
-that is running and then for its own, never for another request to end. A text that alone is larger
-than the budget is computed alone, and the thread turns to the small ones between its parts
-(:meth:`Batcher.breathe`).
+A fixed number of lanes compute, each a thread with its share of the cores, so that requests do not fight
+over them. Each batch takes a text from one request after the other until it is full: the token budget, or
+an equal part of what waits for each lane that is free. So a request of one text waits for a batch that is
+running and then for its own, never for another request to end. A text that alone is larger than the budget
+is computed alone, and its lane turns to the small ones between its parts (:meth:`Batcher.breathe`).
 """
 
 import asyncio
@@ -81,7 +81,7 @@ _Picked = list[tuple[_Job, int]]
 
 
 class Batcher:
-    """A bounded queue of texts, and the thread that computes them.
+    """A bounded queue of texts, and the threads that compute them.
 
     ======================  =============================================================
     ``start()``             begin, on the running event loop
@@ -95,7 +95,8 @@ class Batcher:
         max_wait_seconds: How long a text waits for company.
         queue_texts: Texts that may wait. A request that finds the queue empty is always taken.
         queue_seconds: How long a request may have to wait for its turn, by the rate of late.
-        observe: Told of each batch, on the computing thread.
+        lanes: Threads that compute, each a batch of its own.
+        observe: Told of each batch, on the thread that computed it.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Batcher:
         max_wait_seconds: float,
         queue_texts: int,
         queue_seconds: float = 2.0,
+        lanes: int = 1,
         observe: Callable[[Batch], None] = lambda _: None,
     ) -> None:
         self.max_tokens, self.max_wait_seconds = max_tokens, max_wait_seconds
@@ -113,29 +115,39 @@ class Batcher:
         self.waiting_texts = self.waiting_tokens = 0
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="bertcnn-compute", daemon=True)
+        self._lanes = [
+            threading.Thread(target=self._run, name=f"bertcnn-compute-{i}", daemon=True) for i in range(lanes)
+        ]
+        self._free_lanes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
-        self._can_breathe = False
-        self._rate = 0.0
+        self._here = threading.local()
+        self._lane_rate = 0.0
 
     # ---- on the event loop
 
     def start(self) -> None:
         """Begin to compute."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        for lane in self._lanes:
+            lane.start()
 
     async def close(self) -> None:
-        """Finish the batch that runs, and drop what waits."""
+        """Finish the batches that run, and drop what waits."""
         with self._changed:
             self._is_closed = True
-            self._changed.notify()
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join)
+            self._changed.notify_all()
+        for lane in self._lanes:
+            if lane.is_alive():
+                await asyncio.to_thread(lane.join)
         for job in self._jobs:
             job.future.cancel()
         self._jobs.clear()
+
+    @property
+    def _rate(self) -> float:
+        """Tokens a second of all lanes together, of late; 0 where nobody knows."""
+        return self._lane_rate * len(self._lanes)
 
     def check(self, texts: int = 1) -> None:
         """Refuse now what would be refused later.
@@ -183,7 +195,7 @@ class Batcher:
             self._jobs.append(job)
             self._count(job, 1)
             if was_empty or self.waiting_tokens >= self.max_tokens:
-                self._changed.notify()
+                self._changed.notify_all()
         try:
             return await job.future
         except BaseException:  # cancelled, or one of its texts failed: the others need no answer
@@ -201,24 +213,29 @@ class Batcher:
         self.waiting_texts += sign * len(job.waiting)
         self.waiting_tokens += sign * sum(job.waiting)
 
-    # ---- on the computing thread
+    # ---- on the lanes
 
     def _run(self) -> None:
         while (picked := self._next()) is not None:
-            self._can_breathe = sum(job.tokens[i] for job, i in picked) > self.max_tokens
+            self._here.can_breathe = sum(job.tokens[i] for job, i in picked) > self.max_tokens
             self._compute(picked)
             del picked  # or the texts, and their model, stay until the next ones come
 
     def _next(self) -> _Picked | None:
         """Wait for the next batch; None at the end."""
         with self._changed:
-            while not self._is_closed:
-                if not self._jobs:
-                    self._changed.wait()
-                elif (left := self._patience()) > 0:
-                    self._changed.wait(left)
-                else:
-                    return self._pick(self.max_tokens, takes_large=True)
+            self._free_lanes += 1
+            try:
+                while not self._is_closed:
+                    if not self._jobs:
+                        self._changed.wait()
+                    elif (left := self._patience()) > 0:
+                        self._changed.wait(left)
+                    else:
+                        share = ceil(self.waiting_tokens / self._free_lanes)
+                        return self._pick(min(share, self.max_tokens), takes_large=True)
+            finally:
+                self._free_lanes -= 1
         return None
 
     def _patience(self) -> float:
@@ -229,16 +246,16 @@ class Batcher:
 
     def breathe(self) -> None:
         """Compute what small texts wait, once, in the midst of a large one. Elsewhere, do nothing."""
-        if not self._can_breathe or threading.current_thread() is not self._thread:
+        if not getattr(self._here, "can_breathe", False):
             return
         with self._changed:
             picked = self._pick(self.max_tokens, takes_large=False) if self._jobs else []
         if picked:
-            self._can_breathe = False  # one level is enough
+            self._here.can_breathe = False  # one level is enough
             try:
                 self._compute(picked)
             finally:
-                self._can_breathe = True
+                self._here.can_breathe = True
 
     def _pick(self, budget: int, *, takes_large: bool) -> _Picked:
         """Take texts of the same work, one of each request in turn, until the budget is full."""
@@ -282,7 +299,7 @@ class Batcher:
         seconds = monotonic() - begun
         if FULL_ENOUGH * tokens >= self.max_tokens:
             rate = tokens / max(seconds, 1e-6)
-            self._rate += RATE_WEIGHT * (rate - self._rate) if self._rate else rate
+            self._lane_rate += RATE_WEIGHT * (rate - self._lane_rate) if self._lane_rate else rate
         self.observe(Batch(len(picked), tokens, seconds))
         assert self._loop is not None
         self._loop.call_soon_threadsafe(_deliver, done)

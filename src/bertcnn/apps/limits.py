@@ -20,8 +20,9 @@ class ServerSettings:
         host: Address to listen on; the default is reached from this machine only.
         port: 0: any that is free.
         workers: Processes, each with a model of its own.
+        lanes: Batches that a process computes side by side, dividing its cores; None: one a core, or one on a GPU.
         max_wait_ms: How long a text waits for others to be computed with.
-        max_batch_tokens: Word pieces computed in one go; nobody waits for more than that, and his own.
+        max_batch_tokens: Word pieces computed in one go, about; nobody waits for more than that, and his own.
         queue_texts: Texts that may wait; beyond, requests are refused (503).
         queue_seconds: How long a request may have to wait for its turn, by the rate of late; beyond, 503.
         max_body_bytes: Of a request (413).
@@ -45,6 +46,7 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     workers: int = 1
+    lanes: int | None = None
     max_wait_ms: float = 3.0
     max_batch_tokens: int = 2048
     queue_texts: int = 512
@@ -76,6 +78,8 @@ class ServerSettings:
         rules: list[tuple[str, object, bool, str]] = [
             (name, getattr(self, name), getattr(self, name) >= 1, "at least 1") for name in positive
         ]
+        if self.lanes is not None:
+            rules.append(("lanes", self.lanes, self.lanes >= 1, "at least 1"))
         origins = all(one == "*" or one.startswith(("http://", "https://")) for one in self.cors)
         return [
             *rules,

@@ -24,6 +24,9 @@ def serve(
     port: Annotated[int, typer.Option(help="0: any that is free.")] = _DEFAULT.port,
     name: Annotated[str, typer.Option(help="What clients call the model; default: its folder's name.")] = "",
     workers: Annotated[int, typer.Option(help="Processes, each with a model and a share of the cores.")] = 1,
+    lanes: Annotated[
+        Optional[int], typer.Option(help="Batches computed side by side, dividing the cores; default: one a core.")
+    ] = None,
     backend: Runner = "auto",
     device: Device = None,
     api_key_file: Annotated[
@@ -62,7 +65,7 @@ def serve(
     POST /v1/reload. Logs are lines of JSON on stderr, and hold no text.
     """
     settings = ServerSettings(
-        model=model, name=name, backend=backend, device=device, host=host, port=port, workers=workers,
+        model=model, name=name, backend=backend, device=device, host=host, port=port, workers=workers, lanes=lanes,
         max_wait_ms=max_wait_ms, max_batch_tokens=max_batch_tokens, queue_texts=queue_texts,
         queue_seconds=queue_seconds, web=web, beside=beside,
         max_body_bytes=max_body_bytes, max_upload_bytes=max_upload_bytes, max_texts=max_texts,

@@ -131,7 +131,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _how(service: Service) -> dict[str, Any]:
-    return {"backend": service.host.model.predictor.backend.name, "process": os.getpid()}
+    backend, lanes = service.host.model.predictor.backend.name, service.settings.lanes or 1
+    return {"backend": backend, "lanes": lanes, "process": os.getpid()}
 
 
 async def _reload_quietly(service: Service) -> None:

@@ -3,18 +3,14 @@
 The web page and every protocol call this, so that none of them has limits or answers of its own.
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 from bertcnn.apps.batching import Batcher
-from bertcnn.apps.hosting import Classify, Explain, Host, Hosted
+from bertcnn.apps.hosting import Classify, Explain, Host, Hosted, size_of
 from bertcnn.apps.limits import ServerSettings
 from bertcnn.apps.metrics import Metrics
 from bertcnn.errors import BertCNNError, DataError
-
-INLINE_CHARACTERS = 4000
-"""Texts cut into pieces at once on the event loop, some 0.5 ms; more goes to a thread."""
 
 
 class Service:
@@ -36,6 +32,7 @@ class Service:
             max_wait_seconds=settings.max_wait_ms / 1000,
             queue_texts=settings.queue_texts,
             queue_seconds=settings.queue_seconds,
+            lanes=settings.lanes or 1,
             observe=self.metrics.observe,
         )
         self.host = Host(settings, pause=self.batcher.breathe)
@@ -106,12 +103,7 @@ class Service:
 
     async def _put(self, work: Classify | Explain, texts: list[str]) -> tuple[list[dict[str, Any]], Hosted]:
         self._check(texts)
-        self.batcher.check(len(texts))  # before the labour of cutting
-        if sum(map(len, texts)) <= INLINE_CHARACTERS:
-            tokens = work.model.tokens(texts)
-        else:
-            tokens = await asyncio.to_thread(work.model.tokens, texts)
-        answers = await self.batcher.submit(work, texts, work.cost(tokens))
+        answers = await self.batcher.submit(work, texts, work.cost(list(map(size_of, texts))))
         return answers, work.model
 
     def _check(self, texts: list[str]) -> None:

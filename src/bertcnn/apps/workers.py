@@ -13,8 +13,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -27,10 +29,8 @@ from bertcnn.apps.middleware import log
 from bertcnn.apps.server import Page, create_app
 from bertcnn.errors import ModelError, SettingsError
 from bertcnn.inference.onnx_backend import threads
+from bertcnn.inference.predictor import NVIDIA
 from bertcnn.network.folder import check_folder
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
-"""Heeded by torch and our ONNX session, and by tokenizers."""
 
 BACKLOG = 2048
 
@@ -117,7 +117,7 @@ def run(settings: ServerSettings, *, pages: Sequence[Page] = (), log_level: str 
         ModelError: The folder cannot be served.
         SettingsError: The address cannot be had.
     """
-    bound_threads(settings.workers)
+    settings = replace(settings, lanes=share_cores(settings))
     apps: list[FastAPI] = []
     config = uvicorn.Config(
         partial(create_app, settings, pages=tuple(pages)) if settings.workers > 1 else _keep(apps, settings, pages),
@@ -141,12 +141,20 @@ def run(settings: ServerSettings, *, pages: Sequence[Page] = (), log_level: str 
         _run_one(config, settings, apps)
 
 
-def bound_threads(workers: int) -> None:
-    """Divide the cores among processes, before anything that computes is loaded; what the user says goes."""
-    each = max(1, threads() // workers) if "OMP_NUM_THREADS" not in os.environ else threads()
-    for name in THREAD_VARIABLES:
-        os.environ.setdefault(name, str(each))
+def share_cores(settings: ServerSettings) -> int:
+    """Divide the cores among processes and their lanes, before anything that computes is loaded; return the lanes.
+
+    A thread of its own for each batch, and not all threads for one: where clients and the event loop run on the
+    same cores, threads that compute one product together wait for whichever of them was interrupted.
+    ``OMP_NUM_THREADS`` says how many cores a process may use.
+    """
+    each = threads() if "OMP_NUM_THREADS" in os.environ else max(1, threads() // settings.workers)
+    on_gpu = settings.device not in {None, "cpu"} or (settings.device is None and Path(NVIDIA).exists())
+    lanes = settings.lanes or (1 if on_gpu else each)
+    os.environ.setdefault("RAYON_NUM_THREADS", str(each))  # of tokenizers
+    os.environ["OMP_NUM_THREADS"] = str(max(1, each // lanes))  # of torch, and of our ONNX sessions
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else it warns in processes that fork
+    return lanes
 
 
 def _keep(apps: list[FastAPI], settings: ServerSettings, pages: Sequence[Page]) -> Callable[[], FastAPI]:

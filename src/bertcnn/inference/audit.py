@@ -11,7 +11,7 @@ import numpy as np
 
 from bertcnn.inference.backend import Backend, Floats32
 from bertcnn.inference.winners import Floats, Winners
-from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer, make_batch, plan_batches
+from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer
 
 
 def alone_features(backend: Backend, tokenizer: PieceTokenizer, winners: Sequence[Winners]) -> list[Floats]:
@@ -99,9 +99,7 @@ def _responses(
         by_row[row].append(place)
     starts = np.cumsum([0, *map(len, rows)])
     pieces = Pieces(np.array([piece for row in rows for piece in row], dtype=np.int64), starts)
-    plans = plan_batches(pieces.lengths, backend.spec.windowing, max_tokens=backend.max_tokens, reach=None)
-    for parts in plans:
-        batch = make_batch(pieces, parts, pad_id=tokenizer.pad_id)
+    for batch in backend.batches(pieces, pad_id=tokenizer.pad_id, whole=True):
         states = backend.states(batch)
         asked = [(i, place) for i, text in enumerate(batch.texts) for place in by_row[text]]
         for index, size in enumerate(sizes):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from bertcnn.errors import ModelError
 from bertcnn.network.folder import read_config
-from bertcnn.text.tokens import Batch, Windowing
+from bertcnn.text.tokens import Batch, Pieces, Windowing, make_batch, plan_batches
 
 Floats32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -115,11 +115,13 @@ class Backend(ABC):
     Attributes:
         name: ``torch``, ``onnx`` or ``onnx-int8``.
         max_tokens: Padded pieces of a batch that suit it.
+        overhead_tokens: Pieces that it could compute in the time that a batch takes whatever its size.
         segment_windows: Encoder windows of a long text that it takes at once.
     """
 
     name: str
     max_tokens: int
+    overhead_tokens: int
     segment_windows: int
 
     @property
@@ -131,6 +133,27 @@ class Backend(ABC):
     @abstractmethod
     def classifier(self) -> tuple[Floats32, Floats32]:
         """The linear layer: weights ``(K, M)`` and biases ``(K,)``, M the features."""
+
+    def batches(
+        self, pieces: Pieces, *, pad_id: int, max_tokens: int | None = None, whole: bool = False
+    ) -> Iterator[Batch]:
+        """Join texts into batches of like length that suit it.
+
+        Args:
+            pieces: The texts.
+            pad_id: Piece to fill up with.
+            max_tokens: Padded pieces of a batch; None: :attr:`max_tokens`.
+            whole: Whether long texts stay in one row, instead of being cut into segments.
+        """
+        plans = plan_batches(
+            pieces.lengths,
+            self.spec.windowing,
+            max_tokens=max_tokens or self.max_tokens,
+            overhead_tokens=self.overhead_tokens,
+            reach=None if whole else self.spec.reach,
+            segment_windows=self.segment_windows,
+        )
+        return (make_batch(pieces, parts, pad_id=pad_id) for parts in plans)
 
     @abstractmethod
     def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Pooled]:
@@ -159,7 +182,8 @@ class WrappedBackend(Backend):
 
     def __init__(self, inner: Backend) -> None:
         self.inner = inner
-        self.name, self.max_tokens, self.segment_windows = inner.name, inner.max_tokens, inner.segment_windows
+        self.name, self.segment_windows = inner.name, inner.segment_windows
+        self.max_tokens, self.overhead_tokens = inner.max_tokens, inner.overhead_tokens
 
     @property
     def spec(self) -> Spec:

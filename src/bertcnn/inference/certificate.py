@@ -113,7 +113,7 @@ def _in_random_batches(predictor: Predictor, texts: list[str], seed: int) -> npt
     """Let each text stand among others of any length."""
     generator = random.Random(seed)  # noqa: S311  # no secret hangs on it
     order = generator.sample(range(len(texts)), len(texts))
-    crowd = Predictor(predictor.backend, predictor.tokenizer, max_tokens=1 << 30)
+    crowd = predictor.in_one_batch()
     logits = np.zeros((len(texts), len(predictor.label_names)), dtype=np.float32)
     rows = iter(order)
     while some := list(islice(rows, generator.randint(1, 32))):

@@ -17,7 +17,7 @@ from bertcnn.inference.backend import Backend, Floats32
 from bertcnn.inference.explanation import Phrase, winner
 from bertcnn.inference.prediction import cuts_of
 from bertcnn.inference.winners import Floats, Winners
-from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer, make_batch, plan_batches
+from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer
 
 EXACT = 3
 """Sets of up to so many phrases are all tried, those aside that cannot flip."""
@@ -84,15 +84,7 @@ def window_scores(backend: Backend, tokenizer: PieceTokenizer, texts: Sequence[I
     pieces = Pieces(np.concatenate([np.zeros(0, dtype=np.int64), *texts]), np.cumsum([0, *map(len, texts)]))
     spec, (weight, bias) = backend.spec, backend.filters
     tables = [np.zeros((len(ids), len(bias)), dtype=np.float32) for ids in texts]
-    plans = plan_batches(
-        pieces.lengths,
-        spec.windowing,
-        max_tokens=backend.max_tokens,
-        reach=spec.reach,
-        segment_windows=backend.segment_windows,
-    )
-    for parts in plans:
-        batch = make_batch(pieces, parts, pad_id=tokenizer.pad_id)
+    for batch in backend.batches(pieces, pad_id=tokenizer.pad_id):
         states = backend.states(batch)
         for row, (text, start) in enumerate(zip(batch.texts, batch.starts, strict=True)):
             found = _scores(states[row, : int(batch.source_mask[row].sum())], weight, bias, spec.kernel_sizes)

@@ -37,6 +37,7 @@ class OnnxBackend(Backend):
     """
 
     max_tokens = 1024
+    overhead_tokens = 20
     segment_windows = 8
 
     def __init__(self, folder: str | Path, name: str, *, graph: Path | None = None) -> None:

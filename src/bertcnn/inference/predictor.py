@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertcnn.errors import ModelError
-from bertcnn.inference.backend import Backend, Floats32
+from bertcnn.inference.backend import Backend, Floats32, WrappedBackend
 from bertcnn.inference.calibration import probabilities_of
 from bertcnn.inference.golden import check_golden
 from bertcnn.inference.metrics import Evaluation, decide, evaluate
@@ -22,7 +22,7 @@ from bertcnn.network.folder import check_folder
 from bertcnn.settings import BackendName
 from bertcnn.text.dataset import Examples
 from bertcnn.text.labels import Labels
-from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer, check_texts, make_batch, plan_batches
+from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer, check_texts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from bertcnn.inference.explanation import Explanation
     from bertcnn.inference.refusal import Operation
     from bertcnn.network.model import BertCNN
+
+NVIDIA = "/proc/driver/nvidia"
+"""Is there where a GPU is."""
 
 TEXTS_AT_ONCE = 4096
 """Texts held while streaming: enough to find neighbours of like length."""
@@ -92,8 +95,18 @@ class Predictor:
         else:
             raise ModelError(f"backend is {backend!r}, expected auto, torch, {', '.join(FILES)}.")
         predictor = cls(runner, PieceTokenizer.load(folder), max_tokens=max_tokens)
-        check_golden(Path(folder), kind, predictor.logits)
+        check_golden(Path(folder), kind, predictor.in_one_batch().logits)
         return predictor
+
+    def in_one_batch(self) -> "Predictor":
+        """Return the same, but taking the texts of a call in one batch, however much is padded.
+
+        In int8 a text's logits move with its company, so what is kept to compare with must not depend on
+        how batches are made.
+        """
+        backend = WrappedBackend(self.backend)
+        backend.max_tokens = backend.overhead_tokens = 1 << 30
+        return Predictor(backend, self.tokenizer)
 
     @property
     def model(self) -> "BertCNN":
@@ -165,14 +178,7 @@ class Predictor:
         features = np.zeros((len(pieces), count), dtype=np.float32)
         positions = np.full((len(pieces), count), -1, dtype=np.int64)
         parts = np.zeros((len(pieces), len(weight)), dtype=np.float32)
-        plans = plan_batches(
-            pieces.lengths,
-            spec.windowing,
-            max_tokens=self.max_tokens or backend.max_tokens,
-            reach=spec.reach,
-            segment_windows=backend.segment_windows,
-        )
-        batches = (make_batch(pieces, some, pad_id=self.tokenizer.pad_id) for some in plans)
+        batches = backend.batches(pieces, pad_id=self.tokenizer.pad_id, max_tokens=self.max_tokens)
         for batch, found, where, states in backend.run(batches, with_states=with_parts):
             given = None if states is None else parts_of(states, where, weight, spec.kernel_sizes)
             first = batch.starts == 0
@@ -281,7 +287,7 @@ def _fastest(folder: Path, device: str | None) -> str:
     there = [name for name, file in FILES.items() if (folder / file).is_file()]
     if device is not None or not there or find_spec("onnxruntime") is None:
         return "torch"
-    if Path("/proc/driver/nvidia").exists() and find_spec("torch") is not None:
+    if Path(NVIDIA).exists() and find_spec("torch") is not None:
         from torch import cuda
 
         if cuda.is_available():

@@ -30,6 +30,9 @@ CACHE_BYTES = 20_000_000_000
 MAX_TOKENS = {"cpu": 1024, "cuda": 65_536}
 """Padded pieces of a batch. On a CPU a batch that leaves the cache costs more than it saves."""
 
+OVERHEAD_TOKENS = {"cpu": 70, "cuda": 65_536}
+"""What a batch costs to begin, in pieces, measured on two cores; on a GPU beginning costs more than any padding."""
+
 ENTRY_FORMAT = b"2"
 """Of what an entry of the cache holds; those of another are not found."""
 
@@ -52,8 +55,12 @@ def stream_states(
         A batch and its stitched states, float ``(B, T, S)``, on the model's device.
     """
     budget = max_tokens or MAX_TOKENS.get(model.device.type, MAX_TOKENS["cuda"])
+    overhead = OVERHEAD_TOKENS.get(model.device.type, OVERHEAD_TOKENS["cuda"])
     model.eval()
-    for parts in plan_batches(pieces.lengths, model.config.windowing, max_tokens=budget, reach=reach):
+    plans = plan_batches(
+        pieces.lengths, model.config.windowing, max_tokens=budget, overhead_tokens=overhead, reach=reach
+    )
+    for parts in plans:
         batch = make_batch(pieces, parts, pad_id=pad_id)
         with torch.inference_mode():
             yield batch, batch_states(model, batch, budget)

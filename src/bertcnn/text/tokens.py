@@ -177,20 +177,30 @@ def segments(
 
 
 def plan_batches(
-    lengths: Ints, windowing: Windowing, *, max_tokens: int, reach: int | None, segment_windows: int = SEGMENT_WINDOWS
+    lengths: Ints,
+    windowing: Windowing,
+    *,
+    max_tokens: int,
+    overhead_tokens: int,
+    reach: int | None,
+    segment_windows: int = SEGMENT_WINDOWS,
 ) -> Iterator[list[Segment]]:
     """Group texts into batches of like length whose padded size stays within a budget.
+
+    A batch ends, too, where going on would have cost more padding than a batch costs to begin: so all of the
+    padding costs at most as much as beginning the batches does, whatever lengths there are.
 
     Args:
         lengths: Pieces of each text, int64 ``(N,)``.
         windowing: Where long rows are cut.
         max_tokens: Most padded pieces of a batch; a segment that alone is larger
             makes a batch of its own.
+        overhead_tokens: Pieces that could be computed in the time that a batch takes whatever its size.
         reach: Widest kernel - 1. None: texts are not cut into segments.
         segment_windows: Most windows whose pieces a segment adds.
     """
     batch: list[Segment] = []
-    size = 0
+    size = padding = 0
     for text in np.argsort(-lengths, kind="stable"):
         windows = None if reach is None else segment_windows
         parts = segments(int(text), int(lengths[text]), windowing, reach=reach or 0, windows=windows)
@@ -198,9 +208,10 @@ def plan_batches(
             # Rows come longest first, so the first window's length is the padded length of all.
             width = batch[0].rows.shape[1] if batch else segment.rows.shape[1]
             grown = size + len(segment.rows) * width
-            if batch and grown > max_tokens:
+            padding += len(segment.rows) * width - segment.rows.size
+            if batch and (grown > max_tokens or padding > overhead_tokens):
                 yield batch
-                batch, grown = [], segment.rows.size
+                batch, grown, padding = [], segment.rows.size, 0
             batch.append(segment)
             size = grown
     if batch:

@@ -90,7 +90,7 @@ def _write(trained: Trained, folder: Path, sources: Mapping[str, str | None] | N
     }
     (folder / "metrics.json").write_text(json.dumps(scores, indent=1) + "\n", "utf-8")
     (folder / "README.md").write_text(model_card(trained), "utf-8")
-    write_golden(folder, "torch", predictor.logits)
+    write_golden(folder, "torch", predictor.in_one_batch().logits)
 
 
 def _write_graphs(trained: Trained, folder: Path, curve: DepthCurve) -> None:
