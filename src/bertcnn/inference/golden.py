@@ -17,6 +17,9 @@ FILE = "golden.json"
 TOLERANCE = 1e-3
 """How far float32 logits may be from what they were when the model was saved, in parts of the largest, or of 1."""
 
+SLACK = 2.0
+"""How much farther than that they may be elsewhere: another processor or release rounds otherwise, in int8 visibly."""
+
 TEXTS = (
     "",
     "a",
@@ -57,7 +60,7 @@ def check_golden(folder: Path, backend: str, logits: Logits) -> None:
         return
     try:
         wanted = np.array(kept["backends"][backend]["logits"], dtype=np.float64)
-        tolerance = float(kept["backends"][backend]["tolerance"]) * max(1.0, np.abs(wanted).max(initial=0.0))
+        tolerance = SLACK * float(kept["backends"][backend]["tolerance"]) * max(1.0, np.abs(wanted).max(initial=0.0))
         found = np.asarray(logits(kept["texts"]))
         difference = float(np.abs(found - wanted).max(initial=0.0))
     except (KeyError, TypeError, ValueError) as error:
