@@ -26,6 +26,7 @@ from starlette.testclient import TestClient
 from bertcnn import Predictor, Settings, SettingsError, save, train
 from bertcnn.apps import demo as demo_command
 from bertcnn.apps import web_file
+from bertcnn.apps.hosting import Host, Hosted
 from bertcnn.apps.limits import ServerSettings
 from bertcnn.apps.server import create_app
 from bertcnn.apps.web_file import read_table
@@ -418,6 +419,25 @@ def test_a_page_lives_in_one_process(folder: Path) -> None:
         ServerSettings(model=folder, web=True, workers=2)
     with pytest.raises(SettingsError, match=r"beside is .* none without --web"):
         ServerSettings(model=folder, beside=folder)
+
+
+def test_a_reload_loads_the_model_beside_too(
+    page_settings: ServerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    load = Host.load
+
+    async def noted(self: Host) -> Hosted:
+        loaded.append(self.settings.model.name)
+        return await load(self)
+
+    monkeypatch.setattr(Host, "load", noted)
+    with serving(page_settings) as address:
+        both = [*loaded]
+        assert httpx2.post(f"{address}/v1/reload", timeout=20, trust_env=False).status_code == 200
+    assert page_settings.beside is not None
+    assert both == [page_settings.model.name, page_settings.beside.name]
+    assert loaded == both * 2
 
 
 def test_an_open_page_does_not_hold_up_the_end(page_settings: ServerSettings) -> None:
