@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, set_seed
 
 from bertcnn.errors import SettingsError, TrainingError
 from bertcnn.inference.calibration import fit_temperature, fit_thresholds, probabilities_of
-from bertcnn.inference.metrics import Evaluation, Truth
+from bertcnn.inference.metrics import Evaluation, Truth, evaluate
 from bertcnn.inference.predictor import Predictor
 from bertcnn.network.encoder import load_tokenizer
 from bertcnn.network.model import BertCNN
@@ -130,11 +130,15 @@ def train(
                 "Free some space and go on with --resume."
             ) from error
     predictor = Predictor(run.model, run.tokenizer)
-    temperature = _calibrate(predictor, splits.dev.texts, truths["dev"])
+    logits = predictor.logits(splits.dev.texts)
+    temperature = _calibrate(predictor, logits, truths["dev"])
+    # The last layer was divided by the temperature, and so are its logits: dev need not be read again.
+    table = probabilities_of(logits / temperature, many=predictor.is_multi_label)
+    thresholds = predictor.backend.spec.thresholds
     return Trained(
         predictor=predictor,
         settings=run.settings,
-        dev=predictor.evaluate(splits.dev),
+        dev=evaluate(truths["dev"], table, predictor.label_names, thresholds=thresholds),
         test=None if splits.test is None else predictor.evaluate(splits.test),
         temperature=temperature,
         history=run.history,
@@ -386,9 +390,8 @@ def _class_weights(choice: str | tuple[float, ...], labels: Labels, truth: Truth
     return [float(w) for w in len(truth) / (len(counts) * counts)]
 
 
-def _calibrate(predictor: Predictor, texts: Sequence[str], truth: Truth) -> float:
-    """Fold a temperature into the last layer, and set thresholds, by the dev split."""
-    logits = predictor.logits(texts)
+def _calibrate(predictor: Predictor, logits: npt.NDArray[np.float32], truth: Truth) -> float:
+    """Fold a temperature into the last layer, and set thresholds, by the logits of the dev split."""
     temperature = fit_temperature(logits, truth)
     predictor.model.head.divide_logits(temperature)
     if predictor.is_multi_label:
