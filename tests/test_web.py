@@ -421,9 +421,7 @@ def test_a_page_lives_in_one_process(folder: Path) -> None:
         ServerSettings(model=folder, beside=folder)
 
 
-def test_a_reload_loads_the_model_beside_too(
-    page_settings: ServerSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reload_loads_the_model_beside_too(page_settings: ServerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     load = Host.load
 
@@ -506,3 +504,10 @@ def test_demo_serves_what_it_is_given_and_makes_what_it_is_not(
     names = [(one.model.name, one.beside.name if one.beside else "") for one in served[1:]]
     assert names == [(demo_command.BERT_CNN, demo_command.CNN_ALONE)] * 2
     assert Predictor.load(served[1].model).predict(["so good"])[0].label in {"negative", "positive"}
+    made = tmp_path / demo_command.QUICKSTART
+    shutil.copytree(folder, made)
+    config = json.loads((made / "config.json").read_text())
+    for features, shown in (("windows", demo_command.QUICKSTART), ("mean", served[1].model)):
+        (made / "config.json").write_text(json.dumps({**config, "features": features}))
+        demo_command.demo(None, port=7999, opens=False)
+        assert served[-1].model == shown  # a plain linear head has no phrases to show

@@ -16,6 +16,7 @@ from bertcnn.apps.options import quiet
 from bertcnn.apps.serve import serve_with
 from bertcnn.apps.show import err
 from bertcnn.errors import ModelError, SettingsError
+from bertcnn.network.folder import read_config
 
 QUICKSTART = Path("runs/quickstart/model")
 """What ``make run`` writes."""
@@ -32,7 +33,9 @@ START_SECONDS = 120
 def demo(
     model: Annotated[
         Optional[Path],
-        typer.Argument(help=f"Folder that `bertcnn train` wrote; default: {QUICKSTART}, or a small one made now."),
+        typer.Argument(
+            help=f"Folder that `bertcnn train` wrote; default: {QUICKSTART} if it has a convolution, or one made now."
+        ),
     ] = None,
     beside: Annotated[
         Optional[Path], typer.Option(help="A second model; default without MODEL: a CNN without BERT.")
@@ -52,7 +55,9 @@ def demo(
     quiet()
     if model is None:
         beside = beside or _own(CNN_ALONE)
-        model = QUICKSTART if QUICKSTART.is_dir() else _own(BERT_CNN)
+        # The best on dev may have a plain linear head, which points at no phrases: the page is there to show them.
+        has_phrases = QUICKSTART.is_dir() and read_config(QUICKSTART).get("features") == "windows"
+        model = QUICKSTART if has_phrases else _own(BERT_CNN)
     name = "quickstart" if model == QUICKSTART else ""
     settings = ServerSettings(model=model, name=name, beside=beside, port=port, web=True)
     where = f"[bold]{address(settings)}[/]"
