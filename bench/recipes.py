@@ -1,0 +1,109 @@
+"""Recipes against each other on dev: small parts of four sets, one training each, paired over texts.
+
+    OMP_NUM_THREADS=1 python bench/recipes.py --data ../shared/data --output runs/recipes.jsonl
+    python bench/recipes.py --table runs/recipes.jsonl
+
+What is in the output already is not trained again. The test splits, and of sets without one a tenth, are never read.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertcnn.settings import Settings, change
+from bertcnn.text.dataset import Examples, Splits
+from bertcnn.text.files import read_rows
+from bertcnn.training.train import train
+
+BASE: dict[str, Any] = {"method": "finetune", "epochs": 4, "layer_decay": 1.0, "report_to": "none"}
+LINEAR: dict[str, Any] = {"depth": "all", "features": "mean", "dropout": 0.1}
+RECIPES: dict[str, dict[str, Any]] = {
+    "base": {},
+    "1e-4": {"encoder_learning_rate": 1e-4},
+    "2e-4": {"encoder_learning_rate": 2e-4},
+    "default": {"method": "head-then-finetune", "layer_decay": 0.9},
+    "1e-4d4": {"encoder_learning_rate": 1e-4, "depth": 4},
+    "mean6-5e-5": LINEAR,
+    "mean6-1e-4": {**LINEAR, "encoder_learning_rate": 1e-4},
+    "1e-4emb": {"encoder_learning_rate": 1e-4, "train_word_embeddings": True},
+}
+FILES = {"cr": "cr/all.csv", "trec6": "trec6/train.csv", "sst2": "sst2/train.csv", "mr": "mr/all.csv"}
+WITHOUT_TEST = ("cr", "mr")
+DEV, TRAIN = 1000, 2000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--output", type=Path, default=Path("runs/recipes.jsonl"))
+    parser.add_argument("--recipes", nargs="*", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--sets", nargs="*", choices=FILES, default=list(FILES))
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--table", type=Path, help="only show what a file holds, against its first recipe")
+    options = parser.parse_args()
+    if options.table:
+        show(read(options.table))
+        return
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    wanted = [(r, n, s) for r in options.recipes for s in options.seeds for n in options.sets]
+    for recipe, name, seed in wanted:
+        if any((one["recipe"], one["set"], one["seed"]) == (recipe, name, seed) for one in read(options.output)):
+            continue
+        splits = parts_of(options.data, name)
+        trained = train(splits, change(Settings(), {**BASE, **RECIPES[recipe], "seed": seed}))
+        answers = trained.predictor.predict(list(splits.dev.texts))
+        right = [int(one.label == truth) for one, truth in zip(answers, splits.dev.labels, strict=True)]
+        record = {
+            "recipe": recipe,
+            "set": name,
+            "seed": seed,
+            "seconds": trained.seconds,
+            "ok": "".join(map(str, right)),
+        }
+        with options.output.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        print(recipe, name, seed, f"{100 * np.mean(right):.1f}", flush=True)
+
+
+def parts_of(data: Path, name: str) -> Splits:
+    """Return the same 2,000 texts to learn from and 1,000 for dev (of SST-2: its own) each time."""
+    distinct: dict[str, dict[str, str]] = {}
+    for row in read_rows(data / FILES[name]):
+        distinct.setdefault(row["text"], row)
+    rows = list(distinct.values())
+    rows = [rows[i] for i in np.random.default_rng(7).permutation(len(rows))]
+    if name in WITHOUT_TEST:
+        rows = rows[: int(0.9 * len(rows))]
+    if name == "sst2":
+        dev, rest = list(read_rows(data / "sst2/dev.csv")), rows
+    else:
+        dev, rest = rows[:DEV], rows[DEV:]
+    return Splits(_examples(rest[:TRAIN], "train"), _examples(dev, "dev"), None)
+
+
+def _examples(rows: list[dict[str, str]], name: str) -> Examples:
+    return Examples([row["text"] for row in rows], [row["label"] for row in rows], name)
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def show(records: list[dict[str, Any]]) -> None:
+    """Print accuracies, and differences from the first recipe over the sets that both have."""
+    right = {(one["recipe"], one["set"]): np.array([int(x) for x in one["ok"]]) for one in records if one["seed"] == 0}
+    first = records[0]["recipe"]
+    for recipe in dict.fromkeys(one["recipe"] for one in records):
+        both = [name for name in FILES if (recipe, name) in right and (first, name) in right]
+        changes = [100.0 * (right[recipe, name] - right[first, name]) for name in both]
+        mean = np.mean([one.mean() for one in changes])
+        half = 1.96 * np.sqrt(sum(one.var() / len(one) for one in changes)) / len(both)
+        scores = ", ".join(f"{name} {100 * right[recipe, name].mean():.1f}" for name in both)
+        print(f"{recipe}: {scores}; {mean:+.2f} [{mean - half:.2f}, {mean + half:.2f}]")
+
+
+if __name__ == "__main__":
+    main()
