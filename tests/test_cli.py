@@ -209,7 +209,7 @@ def test_many_labels_from_end_to_end(tiny: str, tmp_path: Path) -> None:
 def test_evaluate_takes_the_test_split_of_a_source_with_splits(folder: Path) -> None:
     done = call("evaluate", folder, "builtin:reviews", "--json")
     assert done.code == 0, done.err
-    assert json.loads(done.out)["texts"] == 256
+    assert json.loads(done.out)["texts"] == 336
 
 
 def test_evaluate_says_when_to_answer(folder: Path) -> None:
@@ -217,7 +217,7 @@ def test_evaluate_says_when_to_answer(folder: Path) -> None:
     assert done.code == 0, done.err
     found = json.loads(done.out)["refusal"]
     assert found["risk"] <= 0.6
-    assert found["answered"] == round(256 * found["coverage"])
+    assert found["answered"] == round(336 * found["coverage"])
     shown = call("evaluate", folder, "builtin:reviews", "--risk", 0.6)
     assert f"confidence of {found['threshold']:.3f} on: {found['coverage']:.1%}" in " ".join(shown.out.split())
     refused = call("evaluate", folder, "builtin:reviews", "--risk", 0)

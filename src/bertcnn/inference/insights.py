@@ -217,7 +217,9 @@ class _Summary:
         if by is not None:
             self.group_names, self.group_of = reading.column.groups()
         wide = self.probabilities.astype(np.float64)
-        self.confidence = np.where(self.answered, wide, 1 - wide).prod(axis=1) if self.many else wide.max(axis=1)
+        confidence = np.where(self.answered, wide, 1 - wide).prod(axis=1) if self.many else wide.max(axis=1)
+        # Beyond that it hangs on a text's company in its batch, and what is listed first must not.
+        self.confidence = confidence.round(5)
 
     def insights(self) -> Insights:
         """Return everything."""
