@@ -219,7 +219,7 @@ class _Summary:
         wide = self.probabilities.astype(np.float64)
         confidence = np.where(self.answered, wide, 1 - wide).prod(axis=1) if self.many else wide.max(axis=1)
         # Beyond that it hangs on a text's company in its batch, and what is listed first must not.
-        self.confidence = confidence.round(5)
+        self.confidence = confidence.round(6)
 
     def insights(self) -> Insights:
         """Return everything."""
