@@ -397,8 +397,8 @@ def test_builtin_reviews_are_many_unique_and_balanced(builtin: list[dict[str, st
         "simple", "plain", "negation", "double negation", "contrast", "long-range", "sarcasm", "comparison", "mixed",
     }  # fmt: skip
     assert min(tags.values()) >= 60
-    assert all(row["text"] == row["text"].strip() and row["text"] for row in builtin)
-    assert all(len(row["text"].split()) >= 4 for row in builtin if row["tag"] != "simple")
+    assert all(row["text"] == row["text"].strip() for row in builtin)
+    assert all(len(row["text"].split()) >= (1 if row["tag"] == "simple" else 4) for row in builtin)
 
 
 def test_builtin_splits_are_apart_and_balanced(builtin: list[dict[str, str]]) -> None:
@@ -409,8 +409,10 @@ def test_builtin_splits_are_apart_and_balanced(builtin: list[dict[str, str]]) ->
         for column in ("label", "area", "tag"):
             counts = Counter(row[column] for row in hard)
             assert max(counts.values()) == min(counts.values()), column
-        by_tag = Counter((row["tag"], row["label"]) for row in part)
-        assert all(by_tag[tag, "negative"] == by_tag[tag, "positive"] for tag, _ in by_tag)
+        by_tag = Counter((row["tag"], row["label"]) for row in hard)
+        assert max(by_tag.values()) == min(by_tag.values())
+        simple = Counter(row["label"] for row in part if row["tag"] == "simple")
+        assert simple["negative"] == simple["positive"] > 0
     splits = load_splits("builtin:reviews", DataSettings())
     assert splits.test is not None
     assert [len(splits.train), len(splits.dev), len(splits.test)] == [len(part) for part in parts.values()]
@@ -421,9 +423,10 @@ def test_builtin_splits_are_apart_and_balanced(builtin: list[dict[str, str]]) ->
 def test_builtin_reviews_are_no_templates(builtin: list[dict[str, str]]) -> None:
     starts = Counter(" ".join(re.findall(r"[\w']+", row["text"].casefold())[:6]) for row in builtin)
     assert max(starts.values()) <= 5
-    sentences = [len(re.findall(r"[.!?\u2026]+[\"')\u201d\u2019]*(?=\s|$)", row["text"])) or 1 for row in builtin]
+    hard = [row for row in builtin if row["tag"] != "simple"]
+    sentences = [len(re.findall(r"[.!?\u2026]+[\"')\u201d\u2019]*(?=\s|$)", row["text"])) or 1 for row in hard]
     assert set(sentences) <= {1, 2, 3, 4}
-    assert sum(count > 1 for count in sentences) > len(builtin) / 4
+    assert sum(count > 1 for count in sentences) > len(hard) / 3
 
 
 def test_a_missing_column_names_those_there_are(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from starlette.testclient import TestClient
 from bertcnn import BertCNN, ModelError, Predictor, SettingsError
 from bertcnn.apps import middleware, workers
 from bertcnn.apps.batching import Batcher, Busy
-from bertcnn.apps.hosting import Classify, size_of
+from bertcnn.apps.hosting import Classify, estimated_pieces
 from bertcnn.apps.limits import ServerSettings, is_loopback
 from bertcnn.apps.schemas import ExplainResponse, InferResponse, ModelsResponse, PredictResponse
 from bertcnn.apps.server import create_app
@@ -444,8 +444,8 @@ def test_cores_are_divided_among_processes_and_lanes(monkeypatch: pytest.MonkeyP
 )
 def test_a_size_is_about_the_word_pieces(text: str) -> None:
     pieces = int(load_tokenizer("minilm")([text]).lengths[0])
-    assert size_of(text) >= 1
-    assert pieces / 3 <= size_of(text) <= 3 * pieces
+    assert estimated_pieces(text) >= 1
+    assert pieces / 3 <= estimated_pieces(text) <= 3 * pieces
 
 
 def test_a_short_request_does_not_wait_for_a_long_one_to_end() -> None:

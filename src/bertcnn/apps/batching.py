@@ -118,7 +118,7 @@ class Batcher:
         self._lanes = [
             threading.Thread(target=self._run, name=f"bertcnn-compute-{i}", daemon=True) for i in range(lanes)
         ]
-        self._free_lanes = 0
+        self._busy_lanes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
         self._here = threading.local()
@@ -219,23 +219,22 @@ class Batcher:
         while (picked := self._next()) is not None:
             self._here.can_breathe = sum(job.tokens[i] for job, i in picked) > self.max_tokens
             self._compute(picked)
+            with self._changed:
+                self._busy_lanes -= 1
             del picked  # or the texts, and their model, stay until the next ones come
 
     def _next(self) -> _Picked | None:
         """Wait for the next batch; None at the end."""
         with self._changed:
-            self._free_lanes += 1
-            try:
-                while not self._is_closed:
-                    if not self._jobs:
-                        self._changed.wait()
-                    elif (left := self._patience()) > 0:
-                        self._changed.wait(left)
-                    else:
-                        share = ceil(self.waiting_tokens / self._free_lanes)
-                        return self._pick(min(share, self.max_tokens), takes_large=True)
-            finally:
-                self._free_lanes -= 1
+            while not self._is_closed:
+                if not self._jobs:
+                    self._changed.wait()
+                elif (left := self._patience()) > 0:
+                    self._changed.wait(left)
+                else:
+                    share = ceil(self.waiting_tokens / (len(self._lanes) - self._busy_lanes))
+                    self._busy_lanes += 1
+                    return self._pick(min(share, self.max_tokens), takes_large=True)
         return None
 
     def _patience(self) -> float:

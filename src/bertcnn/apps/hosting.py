@@ -28,7 +28,7 @@ COUNTERFACTUAL_READS = 3
 """How often a counterfactual reads a text: once more, and shortened."""
 
 
-def size_of(text: str) -> int:
+def estimated_pieces(text: str) -> int:
     """Return about how many word pieces a text has, at least 1, without cutting it, which is the lanes' work.
 
     A quarter of its bytes in UTF-8: for most languages that is right within a factor of two, and a queue needs no more.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bertcnn.apps.batching import Batcher
-from bertcnn.apps.hosting import Classify, Explain, Host, Hosted, size_of
+from bertcnn.apps.hosting import Classify, Explain, Host, Hosted, estimated_pieces
 from bertcnn.apps.limits import ServerSettings
 from bertcnn.apps.metrics import Metrics
 from bertcnn.errors import BertCNNError, DataError
@@ -103,7 +103,7 @@ class Service:
 
     async def _put(self, work: Classify | Explain, texts: list[str]) -> tuple[list[dict[str, Any]], Hosted]:
         self._check(texts)
-        answers = await self.batcher.submit(work, texts, work.cost(list(map(size_of, texts))))
+        answers = await self.batcher.submit(work, texts, work.cost(list(map(estimated_pieces, texts))))
         return answers, work.model
 
     def _check(self, texts: list[str]) -> None:

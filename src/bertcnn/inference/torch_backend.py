@@ -10,7 +10,7 @@ from bertcnn.errors import ModelError
 from bertcnn.inference.backend import NO_FILTERS, Backend, Floats32, Pooled, Spec
 from bertcnn.network.cnn import TextCNN
 from bertcnn.network.model import BertCNN
-from bertcnn.network.states import MAX_TOKENS, OVERHEAD_TOKENS, batch_states
+from bertcnn.network.states import batch_sizes, batch_states
 from bertcnn.text.tokens import SEGMENT_WINDOWS, Batch
 
 
@@ -26,12 +26,12 @@ class TorchBackend(Backend):
     @property
     def max_tokens(self) -> int:  # type: ignore[override]  # a model may be moved to another device
         """Padded pieces of a batch that suit the device."""
-        return MAX_TOKENS.get(self.model.device.type, MAX_TOKENS["cuda"])
+        return batch_sizes(self.model)[0]
 
     @property
     def overhead_tokens(self) -> int:  # type: ignore[override]  # likewise
         """Pieces that the device could compute in the time that a batch takes whatever its size."""
-        return OVERHEAD_TOKENS.get(self.model.device.type, OVERHEAD_TOKENS["cuda"])
+        return batch_sizes(self.model)[1]
 
     @property
     def spec(self) -> Spec:

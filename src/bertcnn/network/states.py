@@ -27,16 +27,20 @@ from bertcnn.text.tokens import Batch, Pieces, PieceTokenizer, check_texts, make
 CACHE_BYTES = 20_000_000_000
 """What all entries of a cache folder may take together; the longest unused go first."""
 
-MAX_TOKENS = {"cpu": 1024, "cuda": 65_536}
-"""Padded pieces of a batch. On a CPU a batch that leaves the cache costs more than it saves."""
-
-OVERHEAD_TOKENS = {"cpu": 70, "cuda": 65_536}
-"""What a batch costs to begin, in pieces, measured on two cores; on a GPU beginning costs more than any padding."""
+_BATCHES = {"cpu": (1024, 70), "cuda": (65_536, 65_536)}
 
 ENTRY_FORMAT = b"2"
 """Of what an entry of the cache holds; those of another are not found."""
 
 _LARGEST_HALF = float(np.finfo(np.float16).max)
+
+
+def batch_sizes(model: BertCNN) -> tuple[int, int]:
+    """Return the padded pieces of a batch that suit a model's device, and what beginning one costs there, in pieces.
+
+    On a CPU a batch that leaves the cache costs more than it saves; on a GPU beginning costs more than any padding.
+    """
+    return _BATCHES.get(model.device.type, _BATCHES["cuda"])
 
 
 def stream_states(
@@ -54,8 +58,8 @@ def stream_states(
     Yields:
         A batch and its stitched states, float ``(B, T, S)``, on the model's device.
     """
-    budget = max_tokens or MAX_TOKENS.get(model.device.type, MAX_TOKENS["cuda"])
-    overhead = OVERHEAD_TOKENS.get(model.device.type, OVERHEAD_TOKENS["cuda"])
+    suited, overhead = batch_sizes(model)
+    budget = max_tokens or suited
     model.eval()
     plans = plan_batches(
         pieces.lengths, model.config.windowing, max_tokens=budget, overhead_tokens=overhead, reach=reach
