@@ -31,6 +31,9 @@ SHAPES = ((42, 24), (20, 24), (1, 24), (7, 130), (2, 512))
 """Texts, and pieces of each."""
 
 FITTED = tuple((texts, length) for length in (8, 12, 16, 24, 32) for texts in (1, 2, 4, 8, 16, 32))
+WARM_SECONDS = 0.1
+"""A session runs so long unmeasured, while the threads of the one before spin beside it."""
+
 OUTPUTS = ["features", "positions"]
 
 
@@ -82,9 +85,10 @@ def compared(predictor: Predictor, ways: dict[str, Any], shape: tuple[int, int],
         for (way, session), (kind, feed) in product(ways.items(), feeds.items()):
             if kind == "padded" and shape[0] == 1:
                 continue  # a text alone has none
-            for _ in range(2):  # the first time the threads of the session before spin beside it
+            warm = time.perf_counter() + WARM_SECONDS
+            while time.perf_counter() < warm:
                 session.run(OUTPUTS, feed)
-            for _ in range(2):
+            for _ in range(4):
                 began = time.perf_counter()
                 session.run(OUTPUTS, feed)
                 took.setdefault((way, kind), []).append(1000 * (time.perf_counter() - began))
