@@ -39,8 +39,7 @@ class Recipe:
 
 MODELS = {
     "sst2-frozen": Recipe("sst2", changes={"method": "frozen"}),
-    # The default is four epochs after the head's; one is what a busy machine had time for.
-    "sst2-finetuned": Recipe("sst2", changes={"method": "finetune", "epochs": 1}),
+    "sst2-finetuned": Recipe("sst2", changes={"method": "finetune", "epochs": 3, "layer_decay": 1.0}),
     "amazon-frozen": Recipe("amazon_multidomain", rows=3000, changes={"method": "frozen"}),
     "cr-frozen": Recipe("cr", changes={"method": "frozen"}),
 }

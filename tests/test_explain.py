@@ -29,7 +29,7 @@ from bertcnn.inference.counterfactual import window_scores, without
 from bertcnn.inference.explain import explain
 from bertcnn.inference.explanation import Explanation, Phrase
 from bertcnn.inference.export import export_onnx
-from bertcnn.inference.page import MOST_CHARACTERS, fragment, page, signed
+from bertcnn.inference.page import MOST_CHARACTERS, fragment, marks, page, signed
 from bertcnn.inference.prediction import predictions_of
 from bertcnn.inference.refusal import risk_coverage, threshold_for
 from bertcnn.inference.winners import winners_of, words_of
@@ -337,6 +337,53 @@ def test_a_phrase_that_is_the_whole_text_survives(tiny: str) -> None:
         if not explanation.text:
             close(explanation.audit.survives, 1, 1e-5)
             close(explanation.audit.logits, explanation.logits)
+
+
+# ---- leaving out words
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_effects_are_what_reading_the_shortened_texts_gives(tiny: str, kind: str) -> None:
+    predictor = random_model(tiny, kind)
+    texts = ["the staff is so very dull", "", "it was not bad, really", "good"]
+    for one in explain(predictor, texts, leave_one_out=True):
+        for word in one.words:
+            if word.end == word.start:
+                assert word.effects is None
+                continue
+            left = predictor.logits([without(one.text, [word])])[0]
+            close(word.effects, np.array(one.logits) - left)
+        why = one.decision
+        label, other = (None if name is None else one.labels.index(name) for name in (why.label, why.other))
+        for word, effect in zip(why.words, why.word_effects, strict=True):
+            if word.effects is None:
+                assert effect is None
+            else:
+                close(effect, word.effects[label] - (0 if other is None else word.effects[other]))
+    assert all(effect is None for one in explain(predictor, texts) for effect in one.decision.word_effects)
+
+
+def test_of_many_words_those_with_the_greatest_shares_are_left_out(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bertcnn.inference.leave_one_out.MOST_WORDS", 2)
+    (one,) = explain(random_model(tiny, "two labels"), ["the staff is so very dull"], leave_one_out=True)
+    left_out = [word for word in one.words if word.effects is not None]
+    pairs = zip(one.decision.words, one.decision.word_shares, strict=True)
+    by_share = sorted((-abs(share), word.start) for word, share in pairs if word.end > word.start)
+    assert sorted(word.start for word in left_out) == sorted(start for _, start in by_share[:2])
+
+
+def test_pictures_are_marked_by_effects_where_words_were_left_out(tiny: str) -> None:
+    (one,) = explain(random_model(tiny, "two labels"), ["the staff is so very dull"], leave_one_out=True)
+    form = one.to_dict()
+    words = {word.text: effect for word, effect in zip(one.words, one.decision.word_effects, strict=True)}
+    marked = {part["text"]: part["share"] for part in marks(form) if part["strength"]}
+    assert marked
+    assert all(words[text] == share for text, share in marked.items())
+    most = max(words, key=lambda text: abs(words[text] or 0.0))
+    assert "Word by word." in page([form], title="x")
+    console = Console(width=100, file=StringIO())
+    console.print(picture(one))
+    assert f"\u201c{most}\u201d" in console.file.getvalue()
 
 
 # ---- the counterfactual

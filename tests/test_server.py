@@ -132,14 +132,22 @@ def test_explanations_equal_those_of_the_package(client: TestClient, reference: 
     from bertcnn.inference.explain import explain
 
     texts = ["the film was good", "", "not really so bad"]
-    body = {"texts": texts, "label": "negative", "audit": True, "counterfactual": True, "threshold": 0.9}
+    body = {
+        "texts": texts,
+        "label": "negative",
+        "audit": True,
+        "counterfactual": True,
+        "leave_one_out": True,
+        "threshold": 0.9,
+    }
     answer = client.post("/v1/explain", json=body)
     assert answer.status_code == 200, answer.text
     found = ExplainResponse.model_validate(answer.json()).explanations
-    wanted = explain(reference, texts, audit=True, counterfactual=True, threshold=0.9)
+    wanted = explain(reference, texts, audit=True, counterfactual=True, leave_one_out=True, threshold=0.9)
     for mine, theirs in zip(found, (one.to_dict(label="negative") for one in wanted), strict=True):
         assert mine["why"]["margin"] == pytest.approx(theirs["why"]["margin"], abs=1e-4)
         assert [p["text"] for p in mine["phrases"]] == [p["text"] for p in theirs["phrases"]]
+        assert mine["why"]["word_effects"] == pytest.approx(theirs["why"]["word_effects"], abs=1e-4)
         assert mine.keys() == theirs.keys()
     plain = client.post("/v1/explain", json={"texts": ["good"]}).json()["explanations"][0]
     assert plain["audit"] is plain["counterfactual"] is None

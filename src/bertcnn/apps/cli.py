@@ -55,8 +55,8 @@ ROWS_AT_ONCE = 4096
 
 def main() -> None:
     """Run the command line."""
-    # Threads of torch (OpenMP) that wait, sleep: spinning, they take the core from whom they wait for where another process
-    # wants it, and training takes twice as long; on an idle machine it takes the same.
+    # Waiting threads of torch (OpenMP) sleep. Spinning, they keep the core from whom they wait for where another
+    # process wants it, too, and training takes twice as long; on an idle machine it takes the same.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(prog_name="bertcnn")

@@ -59,6 +59,9 @@ def explain(
     counterfactual: Annotated[
         bool, typer.Option("--counterfactual", help="Without which phrases is the answer another?")
     ] = False,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="What is lost without each word, the text read again? Slow.")
+    ] = False,
     threshold: Annotated[
         Optional[float], typer.Option(help="Below this confidence, say 'not sure' and why.", min=0, max=1)
     ] = None,
@@ -77,7 +80,8 @@ def explain(
     `bertcnn explain models/reviews new.csv --text review --html why.html`
 
     Shares and bias add up to the margin of the answer over the next best one. A share is exact for what the filters
-    read; the encoder has mixed the sentence into it, and `--audit` measures how much.
+    read; the encoder has mixed the sentence into it, and `--audit` measures how much. Of a fine-tuned encoder
+    `--leave-one-out` names the decisive words best.
     """
     quiet()
     predictor = load_predictor(model, backend, device)
@@ -89,7 +93,8 @@ def explain(
     forms: list[dict[str, Any]] = []
     number = 0
     while chunk := list(islice(texts, TEXTS_AT_ONCE)):
-        for one in predictor.explain(chunk, audit=audit, counterfactual=counterfactual, threshold=threshold):
+        asked = {"audit": audit, "counterfactual": counterfactual, "leave_one_out": leave_one_out}
+        for one in predictor.explain(chunk, **asked, threshold=threshold):
             number += 1
             if html is not None and len(forms) < MOST_ON_A_PAGE:
                 forms.append(one.to_dict(label=label))
@@ -125,7 +130,7 @@ def picture(explanation: "Explanation", label: str | None = None, *, coloured: b
 
     form = without_surrogates(explanation.to_dict(label=label))
     parts: list[RenderableType] = [_headline(form)]
-    refusal, checks = _refusal(form), (_audit(form), _counterfactual(form))
+    refusal, checks = _refusal(form), (_audit(form), _counterfactual(form), _left_out(form))
     if refusal is not None:
         parts.append(Padding(refusal, (0, 0, 0, 2)))
     parts += [Padding(_coloured(form, coloured=coloured), (0, 0, 0, 2)), _table(form)]
@@ -235,3 +240,15 @@ def _counterfactual(form: dict[str, Any]) -> Text | None:
         f"The text read again without: {again['label'] or '(no label)'}, {100 * again['confidence']:.0f} % sure"
     )
     return line.append(", so it changes there, too." if found["holds"] else ", so there the answer stays.")
+
+
+def _left_out(form: dict[str, Any]) -> Text | None:
+    from bertcnn.inference.page import left_out, signed
+
+    words = left_out(form)
+    if not words:
+        return None
+    line = Text("The text read again without a word, the margin loses most by ")
+    for i, (word, effect) in enumerate(words):
+        line.append(", " if i else "").append(f"\u201c{word}\u201d", style="bold").append(f" {signed(effect)}")
+    return line.append(" (marked above).")

@@ -14,6 +14,7 @@ from bertcnn import __version__
 from bertcnn.apps.limits import ServerSettings
 from bertcnn.errors import BertCNNError, ModelError
 from bertcnn.inference.backend import Backend, Pooled, WrappedBackend
+from bertcnn.inference.leave_one_out import MOST_WORDS
 from bertcnn.inference.predictor import Predictor
 from bertcnn.network.folder import read_config
 from bertcnn.text.tokens import Batch
@@ -110,6 +111,7 @@ class Explain:
     label: str | None = None
     audit: bool = False
     counterfactual: bool = False
+    leave_one_out: bool = False
     threshold: float | None = None
 
     def __call__(self, texts: list[str]) -> list[dict[str, Any]]:
@@ -118,13 +120,17 @@ class Explain:
 
     def _explained(self, texts: list[str]) -> "list[Explanation]":
         return self.model.predictor.explain(
-            texts, audit=self.audit, counterfactual=self.counterfactual, threshold=self.threshold
+            texts,
+            audit=self.audit,
+            counterfactual=self.counterfactual,
+            leave_one_out=self.leave_one_out,
+            threshold=self.threshold,
         )
 
     def cost(self, tokens: list[int]) -> list[int]:
         """Return what each text costs, as if it were only classified."""
         times, more = 1 + COUNTERFACTUAL_READS * self.counterfactual, AUDIT_TOKENS * self.audit
-        return [times * one + more for one in tokens]
+        return [(times + min(one, MOST_WORDS) * self.leave_one_out) * one + more for one in tokens]
 
 
 class Host:

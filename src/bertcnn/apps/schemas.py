@@ -35,6 +35,9 @@ class ExplainRequest(_Request):
     label: str | None = Field(default=None, description="What `why` is about; null: the decision.")
     audit: bool = Field(default=False, description="Measure how much of each share is left without context. Slower.")
     counterfactual: bool = Field(default=False, description="Find the phrases without which the answer is another.")
+    leave_one_out: bool = Field(
+        default=False, description="Measure what each logit loses without each word. As slow as so many texts."
+    )
     threshold: Annotated[
         float | None, Field(ge=0, le=1, description="Confidence below which the verdict is 'not sure'.")
     ] = None

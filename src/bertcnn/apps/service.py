@@ -82,6 +82,7 @@ class Service:
         label: str | None = None,
         audit: bool = False,
         counterfactual: bool = False,
+        leave_one_out: bool = False,
         threshold: float | None = None,
     ) -> tuple[list[dict[str, Any]], Hosted]:
         """Explain predictions, and say which model made them.
@@ -91,6 +92,7 @@ class Service:
             label: What ``why`` is about; None: the decision.
             audit: Also say how much of each share is left without context.
             counterfactual: Also find the phrases without which the answer is another.
+            leave_one_out: Also measure what each logit loses without each word.
             threshold: Confidence below which the verdict is "not sure".
 
         Raises:
@@ -98,7 +100,7 @@ class Service:
             ModelError: The model has no filters to point at phrases.
             Busy: The queue is full.
         """
-        work = Explain(self.host.model, label, audit, counterfactual, threshold)
+        work = Explain(self.host.model, label, audit, counterfactual, leave_one_out, threshold)
         return await self._put(work, list(texts))
 
     async def _put(self, work: Classify | Explain, texts: list[str]) -> tuple[list[dict[str, Any]], Hosted]:

@@ -63,6 +63,19 @@ class Told(Exception):  # noqa: N818  # an answer, not a fault
 
 def page(app: FastAPI, service: Service) -> None:
     """Mount the page at ``/web/``; ``/`` leads there."""
+
+    async def mount() -> None:
+        _mount(app, service)
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(mount())  # without a loop that runs Gradio makes one for each of its locks, and closes none
+    else:
+        _mount(app, service)
+
+
+def _mount(app: FastAPI, service: Service) -> None:
     settings = service.settings
     files = _files()
     blocks = _blocks(service, _beside(app, service))

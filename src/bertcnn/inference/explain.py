@@ -9,6 +9,7 @@ network gives features and windows. What the windows mean without their context 
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from bertcnn.inference.audit import alone_features, survival
 from bertcnn.inference.backend import NO_FILTERS, Backend
 from bertcnn.inference.counterfactual import Without, flipping_sets, without
 from bertcnn.inference.explanation import Audit, Contrast, Counterfactual, Explanation, Phrase, Verdict, winner
+from bertcnn.inference.leave_one_out import with_effects
 from bertcnn.inference.prediction import cuts_of, predictions_of
 from bertcnn.inference.winners import Floats, Winners, winners_of
 from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer, check_texts
@@ -49,18 +51,21 @@ def explain(
     *,
     audit: bool = False,
     counterfactual: bool = False,
+    leave_one_out: bool = False,
     threshold: float | None = None,
 ) -> list[Explanation]:
     """Explain predictions, in the run of the network that makes them.
 
     Equal texts are explained once. An audit encodes each winning window again alone, about 100
-    short rows a text; counterfactuals encode each text a second time, and each shortened text.
+    short rows a text; counterfactuals encode each text a second time, and each shortened text;
+    leaving out words encodes a text once a word (of at most ``MOST_WORDS``).
 
     Args:
         predictor: A model with filters, by torch or ONNX.
         texts: Of any length; empty ones are fine.
         audit: Also measure how much of each phrase's share is left without its context.
         counterfactual: Also find the phrases without which the answer is another.
+        leave_one_out: Also measure what each logit loses where the text is read again without each word.
         threshold: Confidence below which the verdict is "not sure", 0 to 1
             (:func:`bertcnn.inference.refusal.threshold_for`); None: no verdict.
 
@@ -77,6 +82,8 @@ def explain(
         explanations = _audited(predictor, winners, explanations)
     if counterfactual:
         explanations = _with_counterfactuals(predictor, winners, explanations)
+    if leave_one_out:
+        explanations = [with_effects(each, partial(_logits, predictor)) for each in explanations]
     by_text = dict(zip(distinct, explanations, strict=True))
     return [by_text[text] for text in texts]
 
@@ -110,6 +117,12 @@ def read_winners(
         for i, text in enumerate(texts)
     ]
     return winners, features @ weight.T + bias
+
+
+def _logits(predictor: Reader, texts: list[str]) -> npt.NDArray[np.float32]:
+    features, _ = predictor.pooled(predictor.tokenizer(texts))
+    weight, bias = predictor.backend.classifier
+    return features @ weight.T + bias
 
 
 def _explanations(
@@ -183,7 +196,7 @@ def _with_counterfactuals(
         sets += flipping_sets(backend, predictor.tokenizer, [winners[i] for i in chunk], logits)
     shortened = [without(e.text, [e.phrases[i] for i in s.phrases]) for e, s in zip(explanations, sets, strict=True)]
     flipped = [i for i, found in enumerate(sets) if found.phrases]
-    again = dict(zip(flipped, read_winners(predictor, [shortened[i] for i in flipped])[1], strict=True))
+    again = dict(zip(flipped, _logits(predictor, [shortened[i] for i in flipped]), strict=True))
     done = []
     for i, (explanation, found) in enumerate(zip(explanations, sets, strict=True)):
         done.append(

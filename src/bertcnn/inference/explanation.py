@@ -33,6 +33,8 @@ class Phrase:
         survives: Of a locality audit, else None: how much of its filters' response is left when
             the phrase is read alone, 0 to 1 (:mod:`bertcnn.inference.audit`).
         alone: Of a locality audit, else None: the shares it has when it is read alone.
+        effects: Of a word that was left out, else None: what each logit loses where the text is read
+            again without it (:mod:`bertcnn.inference.leave_one_out`).
     """
 
     start: int
@@ -42,6 +44,7 @@ class Phrase:
     filters: tuple[int, ...] = ()
     survives: float | None = None
     alone: tuple[float, ...] | None = None
+    effects: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Contrast:
         shares: What each phrase adds to the margin.
         words: Of the text, in reading order.
         word_shares: What each word adds to the margin.
+        word_effects: What the margin loses where the text is read again without each word; None for
+            words that were not left out.
     """
 
     label: str
@@ -68,6 +73,7 @@ class Contrast:
     shares: tuple[float, ...]
     words: tuple[Phrase, ...]
     word_shares: tuple[float, ...]
+    word_effects: tuple[float | None, ...]
 
     @property
     def residual(self) -> float:
@@ -99,6 +105,7 @@ class Contrast:
             "residual": self.residual,
             "shares": list(self.shares),
             "word_shares": list(self.word_shares),
+            "word_effects": list(self.word_effects),
         }
 
 
@@ -288,6 +295,7 @@ class Explanation:
             shares=_weighted(self.phrases, weights),
             words=self.words,
             word_shares=_weighted(self.words, weights),
+            word_effects=tuple(None if w.effects is None else float(weights @ w.effects) for w in self.words),
         )
 
     def top(self, label: str, n: int = 10) -> list[tuple[Phrase, float]]:
@@ -343,6 +351,8 @@ class Explanation:
         form: dict[str, Any] = {"start": one.start, "end": one.end, "text": one.text, "shares": self._named(one.shares)}
         if one.alone is not None:
             form |= {"survives": one.survives, "alone": self._named(one.alone)}
+        if one.effects is not None:
+            form["effects"] = self._named(one.effects)
         return form
 
     def _named(self, values: Sequence[float]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 from bertcnn.text.files import without_surrogates
 
 SHOWN_PHRASES = 10
+SHOWN_WORDS = 5
 FAINT = 0.04
 """Words with less than this part of the greatest share are not coloured."""
 
@@ -97,6 +98,7 @@ def _view(form: Form) -> Form:
         "rest": {"count": len(rest), "share": sum(why["shares"][i] for i in rest)},
         "rounding": f"{why['residual']:.1e}".replace("-", "\u2212"),
         "struck": list(_struck(form)),
+        "left_out": left_out(form),
     }
 
 
@@ -108,10 +110,11 @@ def _is_clean(text: str) -> bool:
 def marks(form: Form) -> list[Form]:
     """Return a text as stretches, each with its share of the decision and a strength from -1 to 1.
 
-    Stretches follow each other without a gap; of a very long text, what is around its strongest
-    words, and ``gap`` is true where something is left out before.
+    Where words were left out, their effects stand in place of their shares. Stretches follow each
+    other without a gap; of a very long text, what is around its strongest words, and ``gap`` is true
+    where something is left out before.
     """
-    text, shares = form["text"], form["why"]["word_shares"]
+    text, shares = form["text"], _word_scores(form)
     greatest = max(map(abs, shares), default=0.0) or 1.0
     words = [(word, share) for word, share in zip(form["words"], shares, strict=True) if word["end"] > word["start"]]
     kept = _kept(text, words)
@@ -128,6 +131,19 @@ def marks(form: Form) -> list[Form]:
     if kept and kept[-1][1] < len(text):
         found.append(_stretch("", gap=True))
     return [one for one in found if one["text"] or one["gap"]]
+
+
+def left_out(form: Form) -> list[tuple[str, float]]:
+    """Return the words without which the margin changes most, and what it loses; none if none was left out."""
+    effects = [(word["text"], e) for word, e in zip(form["words"], form["why"]["word_effects"], strict=True) if e]
+    return sorted(effects, key=lambda pair: -abs(pair[1]))[:SHOWN_WORDS]
+
+
+def _word_scores(form: Form) -> list[float]:
+    why = form["why"]
+    if all(effect is None for effect in why["word_effects"]):
+        return list(why["word_shares"])
+    return [effect or 0.0 for effect in why["word_effects"]]
 
 
 def _stretch(text: str, share: float = 0.0, strength: float = 0.0, *, gap: bool = False) -> Form:

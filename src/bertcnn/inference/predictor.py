@@ -235,12 +235,20 @@ class Predictor:
         return np.asarray((features @ weight.T + bias)[rows], dtype=np.float32)
 
     def explain(
-        self, texts: Sequence[str], *, audit: bool = False, counterfactual: bool = False, threshold: float | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        audit: bool = False,
+        counterfactual: bool = False,
+        leave_one_out: bool = False,
+        threshold: float | None = None,
     ) -> "list[Explanation]":
         """Say which n-grams decided, exactly; see :func:`bertcnn.inference.explain.explain`."""
         from bertcnn.inference.explain import explain
 
-        return explain(self, texts, audit=audit, counterfactual=counterfactual, threshold=threshold)
+        return explain(
+            self, texts, audit=audit, counterfactual=counterfactual, leave_one_out=leave_one_out, threshold=threshold
+        )
 
     def evaluate(self, examples: Examples) -> Evaluation:
         """Score the model on labelled texts.
