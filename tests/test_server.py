@@ -86,7 +86,7 @@ def listening(settings: ServerSettings) -> Iterator[tuple[uvicorn.Server, str, i
     """Run uvicorn in a thread, on a free port."""
     config = uvicorn.Config(
         create_app(settings), port=0, access_log=False, log_config=None, proxy_headers=False,
-        timeout_graceful_shutdown=20,
+        timeout_graceful_shutdown=20, http=workers.connections(settings), ws="none",
     )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -725,6 +725,103 @@ def test_slow_and_vanishing_clients_do_no_harm(folder: Path, held: Held, monkeyp
         with raw(port) as connection:
             connection.sendall(HEAD + b"Content-Length: 99999999\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n")
             assert b"HTTP/1.1 413" in said(connection)
+
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [GET + b"X: ", *[b"x" * 1_000_000] * 200],  # without an end
+        [GET + b"X: " + b"x" * 70_000 + b"\r\n\r\n"],
+        [GET, *[b"X: " + b"x" * 1000 + b"\r\n"] * 70, b"\r\n"],
+        [b"GET /" + b"x" * 70_000],
+        [GET + b"\r\n" + GET + b"X: ", *[b"x" * 50_000] * 10],  # of the second on a connection
+    ],
+)
+def test_headers_have_a_limit(serving: int, parts: list[bytes]) -> None:
+    with raw(serving) as connection:
+        try:
+            for part in parts:
+                connection.sendall(part)
+            answer = said(connection)
+        except OSError:  # it is closed before all is read
+            answer = b"HTTP/1.1 431"
+        assert b"HTTP/1.1 431" in answer
+
+
+@pytest.mark.parametrize("ending", [b"0\r\nX: " + b"x" * 200_000, b"5;" + b"x" * 200_000])
+def test_what_is_no_part_of_a_body_has_a_limit_too(serving: int, ending: bytes) -> None:
+    with raw(serving) as connection, suppress(OSError):
+        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + ending)
+        assert b"HTTP/1.1 431" in said(connection)
+
+
+def test_headers_and_bodies_within_the_limit_pass(serving: int) -> None:
+    url = f"http://127.0.0.1:{serving}/v1/predict"
+    headers = {"x-long": "x" * 60_000}
+    answer = HTTP.post(url, json={"texts": ["good" * 20_000] * 3}, headers=headers)
+    assert answer.status_code == 200
+    with raw(serving) as connection:
+        connection.sendall((GET + b"X: " + b"x" * 60_000 + b"\r\n\r\n") * 4 + GET + b"Connection: close\r\n\r\n")
+        assert said(connection).count(b"HTTP/1.1 200") == 5
+
+
+def test_whoever_sends_no_request_is_sent_away(folder: Path) -> None:
+    with listening(ServerSettings(model=folder, timeout_seconds=0.5)) as (_, _, port):
+        begun = time.monotonic()
+        with raw(port) as idle, raw(port) as half, raw(port) as again:
+            half.sendall(GET)
+            again.sendall(GET + b"\r\n" + GET)
+            for _ in range(8):  # each byte is no new beginning
+                time.sleep(0.1)
+                with suppress(OSError):
+                    half.sendall(b"X")
+            assert said(idle) == b""
+            assert said(half).startswith(b"HTTP/1.1 408")
+            answers = said(again)
+            assert answers.startswith(b"HTTP/1.1 200")
+            assert b"HTTP/1.1 408" in answers
+        assert time.monotonic() - begun < 5
+
+
+def test_connections_have_a_number(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert 1 <= workers.most_connections() <= workers.MOST_CONNECTIONS
+    monkeypatch.setattr(workers, "most_connections", lambda: 2)
+    monkeypatch.setattr(workers.Connection, "_warned", -workers.WARN_SECONDS)
+    with listening(ServerSettings(model=folder)) as (server, _, port), caplog.at_level(logging.WARNING):
+        with raw(port), raw(port):
+            until(lambda: len(server.server_state.connections) == 2)
+            for _ in range(3):
+                with raw(port) as more:
+                    assert said(more).startswith(b"HTTP/1.1 503")
+        until(lambda: not server.server_state.connections)
+        assert HTTP.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+    assert [record.message for record in caplog.records].count("too many connections") == 1
+
+
+def test_stopping_waits_for_no_body_that_is_on_its_way(folder: Path) -> None:
+    with listening(ServerSettings(model=folder)) as (server, _, port), raw(port) as slow, raw(port) as head:
+        head.sendall(HEAD)
+        slow.sendall(HEAD + b'Content-Length: 100\r\n\r\n{"te')
+        until(lambda: server.server_state.tasks)
+        begun = time.monotonic()
+        server.should_exit = True
+        assert said(slow).startswith(b"HTTP/1.1 503")
+        assert said(head) == b""
+        assert time.monotonic() - begun < 5
+
+
+def test_upgrades_are_answered_as_plain_requests(serving: int) -> None:
+    with raw(serving) as connection:
+        upgrade = (
+            b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n"
+        )
+        connection.sendall(GET + upgrade + b"\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize(
