@@ -1,6 +1,8 @@
 """The server: answers, limits, bad input, batches under concurrency, reload, signals, both protocols."""
 
 import asyncio
+import base64
+import gzip
 import json
 import logging
 import os
@@ -28,8 +30,11 @@ from bertcnn.apps import middleware, workers
 from bertcnn.apps.batching import Batcher, Busy
 from bertcnn.apps.hosting import Classify, estimated_pieces
 from bertcnn.apps.limits import ServerSettings, is_loopback
+from bertcnn.apps.open_inference import readiness
 from bertcnn.apps.schemas import ExplainResponse, InferResponse, ModelsResponse, PredictResponse
+from bertcnn.apps.serve import serve
 from bertcnn.apps.server import create_app
+from bertcnn.apps.service import Service
 from bertcnn.apps.workers import JsonLines, share_cores
 from bertcnn.network.encoder import load_tokenizer
 from tests.conftest import make_texts
@@ -222,6 +227,33 @@ def test_other_content_types_are_refused(client: TestClient, kind: str) -> None:
     answer = client.post("/v1/predict", content=b'{"texts": ["a"]}', headers={"content-type": kind})
     assert answer.status_code == 415
     assert "Content-Type: application/json" in error_of(answer)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])
+def test_compressed_bodies_are_refused(client: TestClient, encoding: str) -> None:
+    for content in (b'{"texts": ["a"]}', gzip.compress(b'{"texts": ["a"]}')):
+        answer = client.post("/v1/predict", content=content, headers={**JSON, "content-encoding": encoding})
+        assert answer.status_code == 415
+        assert f"Content-Encoding: {encoding}" in error_of(answer)
+    headers = {**JSON, "content-encoding": "identity"}
+    assert client.post("/v1/predict", content=b'{"texts": ["a"]}', headers=headers).status_code == 200
+
+
+def test_a_byte_order_mark_is_no_part_of_a_body(client: TestClient) -> None:
+    body = b'\xef\xbb\xbf{"texts": ["a"]}'
+    assert client.post("/v1/predict", content=body, headers=JSON).status_code == 200
+
+
+def test_load_balancers_may_ask_for_heads(serving: int) -> None:
+    for path in ("/healthz", "/readyz", "/metrics", "/v1/models", "/v2/health/live", "/v2/health/ready"):
+        answer = HTTP.head(f"http://127.0.0.1:{serving}{path}")
+        assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_no_answer_leads_to_another_host(client: TestClient) -> None:
+    answer = client.post("/v1/predict/", json={"texts": ["a"]}, headers={"host": "evil.org"}, follow_redirects=False)
+    assert answer.status_code == 404
+    assert "location" not in answer.headers
 
 
 def test_charset_and_case_of_the_content_type_do_not_matter(client: TestClient) -> None:
@@ -721,10 +753,12 @@ def test_slow_and_vanishing_clients_do_no_harm(folder: Path, held: Held, monkeyp
         with raw(port) as connection:
             part = b"2710\r\n" + b" " * 10_000 + b"\r\n"
             connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + 9 * part)
-            assert said(connection).startswith(b"HTTP/1.1 413")
+            answer = said(connection)
+            assert answer.startswith(b"HTTP/1.1 413")
+            assert b"Got more than 50,000 bytes, expected at most 50,000." in answer
         with raw(port) as connection:
-            connection.sendall(HEAD + b"Content-Length: 99999999\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n")
-            assert b"HTTP/1.1 413" in said(connection)
+            connection.sendall(HEAD + b"Content-Length: 99999999\r\nExpect: 100-continue\r\n\r\n")
+            assert said(connection).startswith(b"HTTP/1.1 413")  # and not 100
 
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
@@ -914,6 +948,38 @@ def test_a_folder_that_cannot_be_served_is_told(folder: Path, tmp_path: Path) ->
         run_in_place(ServerSettings(model=place, port=0))
 
 
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_broken_folder_is_told_before_anything_listens(
+    folder: Path, tmp_path: Path, broken: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "reviews"
+    if broken:
+        shutil.copytree(folder, place)
+        (place / "model.safetensors").write_bytes(b"")
+    else:
+        place.mkdir()
+    with caplog.at_level(logging.INFO), pytest.raises(ModelError):
+        run_in_place(ServerSettings(model=place, port=0))
+    assert not caplog.records
+
+
+def test_the_log_has_no_line_that_is_only_the_head_of_a_trace() -> None:
+    def record(message: str) -> logging.LogRecord:
+        return logging.LogRecord("uvicorn.error", logging.ERROR, "f", 1, message, (), None)
+
+    kept = workers.NoTraceOfStart().filter
+    assert not kept(record("Traceback (most recent call last):\n  File ..."))
+    assert kept(record("Application startup failed. Exiting."))
+    assert workers.log_settings("INFO")["handlers"]["stderr"]["filters"] == ["no trace"]
+
+
+@pytest.mark.parametrize("key", ["", "  "])
+def test_a_key_that_was_left_empty_opens_no_door(folder: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("BERTCNN_API_KEY", key)
+    with pytest.raises(SettingsError, match="BERTCNN_API_KEY is set, but empty"):
+        serve(folder)
+
+
 def run_in_place(settings: ServerSettings) -> None:
     """Run as the command does, and put the signals and the environment back."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
@@ -1020,7 +1086,9 @@ def test_a_kserve_client_is_answered(client: TestClient, reference: Predictor) -
     assert client.get("/v2").json()["name"] == "bertcnn"
     assert client.get("/v2/health/live").status_code == 200
     assert client.get("/v2/health/ready").status_code == 200
-    assert client.get("/v2/models/reviews/ready").json() == {"status": "ready"}
+    assert client.get("/v2/health/live").json() == {"status": "live", "live": True}
+    assert client.get("/v2/health/ready").json() == {"status": "ready", "ready": True}
+    assert client.get("/v2/models/reviews/ready").json() == {"name": "reviews", "status": "ready", "ready": True}
     told = client.get("/v2/models/reviews").json()
     assert told["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
     assert [one["name"] for one in told["outputs"]] == ["label", "confidence", "probabilities", "label_names"]
@@ -1045,10 +1113,57 @@ def test_a_kserve_client_is_answered(client: TestClient, reference: Predictor) -
     assert client.post("/v2/models/reviews/infer", json=tensor([])).json()["outputs"][0]["data"] == []
 
 
+def test_a_server_that_loads_is_not_ready_as_the_protocol_says_it(folder: Path) -> None:
+    answer = readiness(Service(ServerSettings(model=folder)))
+    assert (answer.status_code, json.loads(answer.body)["ready"]) == (503, False)
+
+
+def test_a_version_is_the_one_that_is_loaded(client: TestClient) -> None:
+    told = client.get("/v2/models/reviews").json()
+    here = f"/v2/models/reviews/versions/{told['versions'][0]}"
+    assert client.get(here).json() == told
+    assert client.get(f"{here}/ready").json()["ready"] is True
+    assert client.post(f"{here}/infer", json=tensor(["good"])).json()["outputs"][0]["data"] == ["positive"]
+    for answer in (
+        client.get("/v2/models/reviews/versions/1"),
+        client.get("/v2/models/reviews/versions/1/ready"),
+        client.post("/v2/models/reviews/versions/1/infer", json=tensor(["good"])),
+    ):
+        assert answer.status_code == 404
+        assert told["versions"][0] in error_of(answer)
+
+
+def test_clients_that_do_not_say_json_are_answered(client: TestClient) -> None:
+    content = json.dumps(tensor(["good"])).encode()
+    assert client.post("/v2/models/reviews/infer", content=content).status_code == 200
+    for kind in ("text/plain", ""):
+        answer = client.post("/v2/models/reviews/infer", content=content, headers={"content-type": kind})
+        assert answer.status_code == 415
+
+
+def test_texts_may_come_in_base64(client: TestClient) -> None:
+    texts = ["good", "so awful", "\u00fcn\u00efcode", ""]
+    coded = [base64.b64encode(text.encode()).decode() for text in texts]
+    url = "/v2/models/reviews/infer"
+    plain = client.post(url, json=tensor(texts)).json()
+    assert client.post(url, json=tensor(coded, parameters={"content_type": "base64"})).json() == plain
+
+
+@pytest.mark.parametrize("parameters", [None, {}, {"a": None, "b": {"c": [1]}, "content_type": None}])
+def test_parameters_may_hold_anything(client: TestClient, parameters: object) -> None:
+    body = {"parameters": parameters, **tensor(["good"], parameters=parameters)}
+    body["outputs"] = [{"name": "label", "parameters": parameters}]
+    assert client.post("/v2/models/reviews/infer", json=body).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
         ({}, "inputs is missing"),
+        (tensor(["/w=="], parameters={"content_type": "base64"}), "Datum 0 of input 'text' is not base64"),
+        (tensor(["?"], parameters={"content_type": "base64"}), "Datum 0 of input 'text' is not base64"),
+        (tensor(["a"], parameters={"content_type": "np"}), "content_type 'np', expected 'str', 'base64'"),
+        (tensor(["a"], parameters={"content_type": ["str"]}), "expected 'str', 'base64'"),
         ({"inputs": []}, "Got the inputs none; expected one, named 'text'"),
         ({"inputs": [{"name": "x", "shape": [0], "datatype": "BYTES", "data": []}]}, "Got the inputs x"),
         (tensor(["a"], datatype="FP32"), "datatype 'FP32'"),
@@ -1095,6 +1210,10 @@ def test_openapi_describes_and_gives_examples_that_work(client: TestClient) -> N
         (example,) = schema["components"]["schemas"][form]["examples"]
         assert client.post(path.format(name="reviews"), json=example).status_code == 200
         assert {"400", "413", "415", "422", "503", "504"} <= set(operation["responses"])
+    forms = schema["components"]["schemas"]
+    assert forms["InferWanted"]["properties"]["name"]["enum"] == ["label", "confidence", "probabilities", "label_names"]
+    assert forms["ExplainRequest"]["properties"]["label"]["anyOf"][0] == {"type": "string", "minLength": 1}
+    assert not any("head" in operations for operations in schema["paths"].values())
 
 
 def test_a_server_loads_neither_torch_nor_transformers() -> None:
@@ -1130,4 +1249,4 @@ def test_schemathesis_finds_no_5xx(serving: int) -> None:
             with suppress(Unsatisfiable):  # some have nothing in them that could be wrong
                 ask()
     assert {200, 422} <= seen["POST /v1/predict"]
-    assert len(seen) == 13
+    assert len(seen) == 16

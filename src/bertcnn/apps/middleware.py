@@ -158,7 +158,8 @@ class Guard:
                 await self._late(visit)
         except Refused as refusal:
             self.metrics.rejected.labels(refusal.reason).inc()
-            await visit.discard()
+            if not any(name == b"expect" for name, _ in scope["headers"]):  # else it asks first whether to send
+                await visit.discard()
             headers = refusal.headers if visit.is_read else {**refusal.headers, "connection": "close"}
             await visit.answer(refusal.status, str(refusal), headers)
 
@@ -185,20 +186,18 @@ class Guard:
             raise Refused(503, "Too many requests at once. Try again in 1 s.", "requests", {"retry-after": "1"})
         told = headers.get(b"content-length", b"0")
         if told.isdigit() and int(told) > self.settings.max_body_bytes:
-            raise self._too_large(f"{int(told):,}")
+            raise self._too_large(f"Got a body of {int(told):,} bytes")
 
     def _make_room(self, visit: _Visit, size: int) -> None:
         self.held += size
         if visit.size > self.settings.max_body_bytes:
-            raise self._too_large("more")
+            raise self._too_large(f"Got more than {self.settings.max_body_bytes:,} bytes")
         if self.held > MOST_HELD_BYTES:
             raise Refused(503, "Too much is being read at once. Try again in 1 s.", "bytes", {"retry-after": "1"})
 
     def _too_large(self, got: str) -> Refused:
         most = self.settings.max_body_bytes
-        return Refused(
-            413, f"Got a body of {got} bytes, expected at most {most:,}. Send several requests.", "body size"
-        )
+        return Refused(413, f"{got}, expected at most {most:,}. Send several requests.", "body size")
 
     async def _late(self, visit: _Visit) -> None:
         seconds = self.settings.timeout_seconds

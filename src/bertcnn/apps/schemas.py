@@ -1,5 +1,6 @@
 """What goes in and out of the server as JSON, with examples; and what a faulty body is told."""
 
+import codecs
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
@@ -32,7 +33,9 @@ class ExplainRequest(_Request):
     model_config = ConfigDict(json_schema_extra={"examples": [{"texts": [TEXT], "counterfactual": True}]})
 
     texts: list[str] = Field(description="One or more; empty strings are fine.")
-    label: str | None = Field(default=None, description="What `why` is about; null: the decision.")
+    label: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="What `why` is about; null: the decision."
+    )
     audit: bool = Field(default=False, description="Measure how much of each share is left without context. Slower.")
     counterfactual: bool = Field(default=False, description="Find the phrases without which the answer is another.")
     leave_one_out: bool = Field(
@@ -101,6 +104,24 @@ class Status(BaseModel):
     status: str
 
 
+class Live(Status):
+    """That a server lives, also as the Open Inference Protocol says it."""
+
+    live: bool
+
+
+class Ready(Status):
+    """That a model is loaded, also as the Open Inference Protocol says it."""
+
+    ready: bool
+
+
+class ModelReady(Ready):
+    """That this model is loaded."""
+
+    name: str
+
+
 class Fault(BaseModel):
     """Why a request was refused: what was got, what was expected, what to do."""
 
@@ -111,7 +132,10 @@ class Fault(BaseModel):
 
 # ---- Open Inference Protocol, version 2
 
-_Scalar = bool | int | float | str
+OUTPUTS = ("label", "confidence", "probabilities", "label_names")
+
+_Parameters = dict[str, Any] | None
+"""Whatever clients put there; what is not known is passed over."""
 
 
 class _Open(BaseModel):
@@ -133,15 +157,15 @@ class InferInput(_Open):
     name: str
     shape: list[int]
     datatype: str
-    parameters: dict[str, _Scalar] = Field(default_factory=dict)
+    parameters: _Parameters = None
     data: TensorData | None = None
 
 
 class InferWanted(_Open):
     """A tensor that is asked for."""
 
-    name: str
-    parameters: dict[str, _Scalar] = Field(default_factory=dict)
+    name: str = Field(json_schema_extra={"enum": list(OUTPUTS)})  # told only: the refusal's words are ours
+    parameters: _Parameters = None
 
 
 class InferRequest(_Open):
@@ -156,7 +180,7 @@ class InferRequest(_Open):
     )
 
     id: str | None = None
-    parameters: dict[str, _Scalar] = Field(default_factory=dict)
+    parameters: _Parameters = None
     inputs: list[InferInput]
     outputs: list[InferWanted] | None = None
 
@@ -212,7 +236,7 @@ class BodyError(Exception):
     """A body that cannot be read.
 
     Attributes:
-        status: 400 where it is not JSON, else 422.
+        status: 415 where it is not said to be JSON, 400 where it is not, else 422.
     """
 
     def __init__(self, message: str, *, status: int) -> None:
@@ -227,7 +251,7 @@ def read_body(form: type[_Body], body: bytes) -> _Body:
         BodyError: It is not; in words that hold nothing of its texts.
     """
     try:
-        return form.model_validate_json(body)
+        return form.model_validate_json(body.removeprefix(codecs.BOM_UTF8))  # some editors of Windows put it there
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)
     if faults[0]["type"] == "json_invalid":

@@ -104,7 +104,10 @@ def _page() -> "Page":
 def _key(file: Path | None) -> str | None:
     """Return the API key. A file may be read by its owner alone; a flag is seen by all who list processes."""
     if file is None:
-        return os.environ.get(KEY_VARIABLE) or None
+        key = os.environ.get(KEY_VARIABLE)
+        if key is not None and not key.strip():  # a secret that was not filled in must open no door
+            raise SettingsError(f"{KEY_VARIABLE} is set, but empty. Put the key into it, or unset it to serve without.")
+        return key
     try:
         return file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -35,6 +35,7 @@ from bertcnn.apps.schemas import (
     ModelsResponse,
     PredictRequest,
     PredictResponse,
+    Ready,
     Status,
     read_body,
 )
@@ -51,7 +52,7 @@ _REFUSALS = {
     404: "No such model here.",
     408: "The body came too slowly.",
     413: "The body is too large.",
-    415: "The body is not said to be JSON.",
+    415: "The body is not said to be JSON, or is said to be compressed.",
     422: "Something in the body is not as it must be, or beyond the limits.",
     503: "Too much is waiting; Retry-After says when to come again.",
     504: "No answer in time.",
@@ -73,6 +74,7 @@ def create_app(settings: ServerSettings, *, pages: Sequence[Page] = ()) -> FastA
     app = FastAPI(
         title="bertcnn", version=__version__, description=f"Text classification by the model {settings.model_name!r}.",
         lifespan=_lifespan, docs_url=None, redoc_url=None,  # their pages load scripts from elsewhere
+        redirect_slashes=False,  # it would lead to wherever the header Host says
     )  # fmt: skip
     app.state.service = service
     app.state.settings = settings
@@ -186,6 +188,7 @@ def _add_texts(app: FastAPI, service: Service) -> None:
 
 
 def _add_operation(app: FastAPI, service: Service) -> None:
+    @app.head("/v1/models", include_in_schema=False)
     @app.get("/v1/models", response_model=ModelsResponse, responses={401: _FAULTS[401]}, tags=["operation"])
     async def models() -> Response:
         """List what is served."""
@@ -208,16 +211,19 @@ def _add_operation(app: FastAPI, service: Service) -> None:
             os.kill(os.getppid(), signal.SIGHUP)  # who tells the other processes
         return JSONResponse(model.to_dict())
 
+    @app.head("/healthz", include_in_schema=False)  # as load balancers ask
     @app.get("/healthz", response_model=Status, tags=["operation"])
     async def healthz() -> Response:
         """Whether the process answers."""
         return JSONResponse({"status": "live"})
 
-    @app.get("/readyz", response_model=Status, responses={503: _FAULTS[503]}, tags=["operation"])
+    @app.head("/readyz", include_in_schema=False)
+    @app.get("/readyz", response_model=Ready, responses={503: _FAULTS[503]}, tags=["operation"])
     async def readyz() -> Response:
         """Whether a model is loaded."""
         return readiness(service)
 
+    @app.head("/metrics", include_in_schema=False)
     @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response, tags=["operation"])
     async def metrics() -> Response:
         """Counts, for Prometheus."""
@@ -231,9 +237,15 @@ async def _read(form: type[_Body], request: Request) -> _Body:
     Raises:
         BodyError: It is not.
     """
-    kind = request.headers.get("content-type", "")
+    # Clients of the Open Inference Protocol send JSON and do not say so.
+    usual = "application/json" if request.url.path.startswith("/v2/") else ""
+    kind = request.headers.get("content-type", usual)
     if kind.partition(";")[0].strip().lower() != "application/json":
         raise BodyError("Expected JSON. Send the header 'Content-Type: application/json'.", status=415)
+    encoding = ", ".join(request.headers.getlist("content-encoding"))
+    if encoding.strip().lower() not in {"", "identity"}:
+        said = f"Got the header 'Content-Encoding: {encoding[:40]}'. Expected none: send the body as it is."
+        raise BodyError(said, status=415)
     return read_body(form, await request.body())
 
 

@@ -79,13 +79,29 @@ def _frames(trace: Any) -> list[str]:
     return found
 
 
+class NoTraceOfStart(logging.Filter):
+    """Keeps out the text of a trace that starlette hands on when a model cannot be loaded: that was told in a line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is to be told."""
+        return not record.getMessage().startswith("Traceback (most recent call last):")
+
+
 def log_settings(level: str) -> dict[str, Any]:
     """Return the logging of a server's process: all on stderr, a JSON object a line."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"lines": {"()": JsonLines}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines", "stream": "ext://sys.stderr"}},
+        "filters": {"no trace": {"()": NoTraceOfStart}},
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "formatter": "lines",
+                "filters": ["no trace"],
+                "stream": "ext://sys.stderr",
+            }
+        },
         "loggers": {
             "bertcnn.server": {"handlers": ["stderr"], "level": level, "propagate": False},
             "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
@@ -283,8 +299,9 @@ def run(settings: ServerSettings, *, pages: Sequence[Page] = (), log_level: str 
     )
     if not settings.is_local and settings.api_key is None:
         log.warning("anybody who reaches this address may classify texts: give --api-key-file", extra={"fields": {}})
+    for folder in filter(None, (settings.model, settings.beside)):
+        check_folder(folder)  # so that a wrong folder is one line, before it is said that anything listens
     if settings.workers > 1:
-        check_folder(settings.model)  # so that a wrong folder is one line, and not one from each process
         _run_several(config, settings)
     else:
         _run_one(config, settings, apps)
