@@ -14,6 +14,7 @@ import pytest
 
 from bertcnn import (
     BertCNN,
+    BertCNNClassifier,
     BertCNNError,
     DataError,
     EncoderError,
@@ -365,6 +366,31 @@ def test_a_full_disk_while_a_model_is_saved(folder: Path, tmp_path: Path, after:
         save(trained, place, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
     assert (Predictor.load(place).logits(["good"]) == before).all()
+
+
+def test_save_replaces_models_only_and_blames_the_disk_only_where_it_is_full(tmp_path: Path, trained: Any) -> None:
+    place = tmp_path / "m"
+    place.mkdir()
+    (place / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(TrainingError, match=r"no bertcnn model \(it holds 'config\.json'\)"):
+        save(trained, place, overwrite=True)
+    assert [p.name for p in tmp_path.rglob("*")] == ["m", "config.json"]
+    (tmp_path / "file").write_text("dear")
+    with pytest.raises(TrainingError, match="is a file"):
+        save(trained, tmp_path / "file", overwrite=True)
+    with pytest.raises(TrainingError, match=r"half-written\. Give another") as caught:
+        save(trained, tmp_path / "file" / "m")
+    assert "space" not in str(caught.value)
+    with full_disk(10), pytest.raises(TrainingError, match="Free some space"):
+        save(trained, tmp_path / "new")
+
+
+def test_save_says_what_it_takes(tmp_path: Path, trained: Any) -> None:
+    with pytest.raises(TypeError, match=r"got BertCNNClassifier, which is not fitted yet"):
+        save(BertCNNClassifier(), tmp_path / "m")
+    with pytest.raises(TypeError, match=r"got Predictor\."):
+        save(trained.predictor, tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")

@@ -300,13 +300,36 @@ def test_nothing_is_overwritten(folder: Path, tiny: str, csv_file: Path, tmp_pat
         assert done.code == 2
         assert done.err.startswith(f"Error: {tmp_path / 'm'} is there already. Give another --output")
     assert [p.name for p in tmp_path.rglob("*")] == ["m", "mine"]
-    done = call(
-        "train", csv_file, *columns, "--output", tmp_path / "m", *small(tiny), "--head-epochs", 1, "--overwrite"
-    )
-    assert done.code == 0, done.err
-    assert not (tmp_path / "m" / "mine").exists()
-    assert Predictor.load(tmp_path / "m").label_names == ["negative", "positive"]
-    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    done = call("train", csv_file, *columns, "--output", tmp_path / "m", *small(tiny), "--overwrite")
+    assert done.code == 2
+    assert "m is no bertcnn model (it holds 'mine')" in done.err
+    assert (tmp_path / "m" / "mine").read_text() == "dear"
+    (tmp_path / "m" / "mine").unlink()
+    for _ in range(2):  # an empty folder, and then a model
+        done = call(
+            "train", csv_file, *columns, "--output", tmp_path / "m", *small(tiny), "--head-epochs", 1, "--overwrite"
+        )
+        assert done.code == 0, done.err
+        assert Predictor.load(tmp_path / "m").label_names == ["negative", "positive"]
+        assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_model_is_not_written_over_where_one_stands(
+    csv_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = tmp_path / "here" / "inside"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    for output in (".", "..", tmp_path, inside):
+        done = call("train", csv_file, "--output", output, "--overwrite")
+        assert done.code == 2
+        assert "is the current directory or one above it" in done.err
+    (inside / "m.checkpoints").mkdir()
+    (inside / "m.checkpoints" / "mine").write_text("dear")
+    done = call("train", csv_file, "--output", "m", "--overwrite")
+    assert done.code == 2
+    assert "m.checkpoints is there, but is no unfinished run" in done.err
+    assert (inside / "m.checkpoints" / "mine").read_text() == "dear"
 
 
 def test_an_input_is_not_its_own_output(folder: Path, tmp_path: Path) -> None:

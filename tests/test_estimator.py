@@ -204,7 +204,7 @@ def test_columns_follow_classes_where_names_sort_otherwise(make: Make) -> None:
 
 
 def test_its_saved_model_says_the_users_labels(fitted: BertCNNClassifier, tmp_path: Any) -> None:
-    save(fitted.trained_, tmp_path / "model")
+    save(fitted, tmp_path / "model")
     predictions = Predictor.load(tmp_path / "model").predict(NEW)
     assert [p.label for p in predictions] == fitted.predict(NEW).tolist()
     assert list(predictions[0].probabilities) == ["negative", "positive"]

@@ -14,6 +14,7 @@ from bertcnn.apps.options import INTERRUPTED, quiet
 from bertcnn.apps.show import err, out, say_findings, show_scores
 from bertcnn.errors import BertCNNError, SettingsError, TrainingError
 from bertcnn.settings import Settings, all_settings, change, read_settings, write_settings
+from bertcnn.training.output import check_output
 
 
 def _train_signature() -> inspect.Signature:
@@ -25,7 +26,7 @@ def _train_signature() -> inspect.Signature:
         "test": (Optional[str], typer.Option(help="Texts to test on, once; default: a share of SOURCE.")),
         "config": (Optional[Path], typer.Option(help="TOML file with settings.")),
         "resume": (bool, typer.Option("--resume", help="Go on with a run that was stopped.")),
-        "overwrite": (bool, typer.Option("--overwrite", help="Replace the output, and an unfinished run.")),
+        "overwrite": (bool, typer.Option("--overwrite", help="Replace a model that is there, and an unfinished run.")),
     }
     defaults: dict[str, Any] = {"source": inspect.Parameter.empty, "output": inspect.Parameter.empty}
     defaults |= {"resume": False, "overwrite": False}
@@ -76,9 +77,8 @@ def train(
     """
     given = {name: value for name, value in flags.items() if value is not None}
     settings = change(read_settings(config) if config else Settings(), given)
+    output = check_output(output, overwrite=overwrite)
     checkpoints = output.parent / f"{output.name}.checkpoints"
-    if output.exists() and not overwrite:
-        raise TrainingError(f"{output} is there already. Give another --output, or --overwrite.")
     _claim(checkpoints, settings, resume=resume, overwrite=overwrite)
     quiet()
     from bertcnn.text.dataset import load_splits
@@ -146,6 +146,12 @@ def _claim(checkpoints: Path, settings: Settings, *, resume: bool, overwrite: bo
                 f"Cannot resume with other settings: {'; '.join(changed)}. Give the same, or --overwrite."
             )
         return
+    is_foreign = not note.is_file() and checkpoints.is_dir() and any(checkpoints.iterdir())
+    if is_foreign and _is_main_process():
+        raise TrainingError(
+            f"{checkpoints} is there, but is no unfinished run, which is where this one would keep its own. "
+            "Give another --output."
+        )
     if note.is_file() and not overwrite and _is_main_process():
         raise TrainingError(
             f"{checkpoints} holds an unfinished run. Give --resume to go on with it, or --overwrite to start anew."

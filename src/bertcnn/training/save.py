@@ -1,5 +1,6 @@
 """A trained model to a folder that appears when it is whole."""
 
+import errno
 import importlib.metadata
 import json
 import platform
@@ -7,6 +8,8 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from bertcnn.errors import ModelError, TrainingError
 from bertcnn.inference.export import export_onnx
@@ -16,54 +19,72 @@ from bertcnn.network.encoder import quiet_transformers
 from bertcnn.network.folder import WEIGHTS
 from bertcnn.settings import write_settings
 from bertcnn.training.depth import DepthCurve
+from bertcnn.training.estimator import BertCNNClassifier
+from bertcnn.training.output import check_output
 from bertcnn.training.train import Trained
 
 VERSIONS_OF = ("bertcnn", "torch", "transformers", "tokenizers", "numpy")
 
 
 def save(
-    trained: Trained, folder: str | Path, *, overwrite: bool = False, sources: Mapping[str, str | None] | None = None
+    trained: Trained | BertCNNClassifier,
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    sources: Mapping[str, str | None] | None = None,
 ) -> None:
     """Write weights, tokenizer, settings, scores and a model card.
 
     Args:
-        trained: To be saved.
+        trained: What :func:`~bertcnn.training.train.train` returned, or a fitted classifier.
         folder: It appears under this name when all is written.
-        overwrite: Replace a folder that is there; the old one goes when the new one is whole.
+        overwrite: Replace a model that is there; the old one goes when the new one is whole.
         sources: What :func:`~bertcnn.text.dataset.load_splits` read the texts from, for ``bertcnn export`` to find
             the dev texts again.
 
     Raises:
-        TrainingError: The folder is there already, or cannot be written.
+        TrainingError: Something is there already that must not be replaced, or the folder cannot be written.
+        TypeError: ``trained`` is neither.
     """
-    place = Path(folder)
-    if place.exists() and not overwrite:
-        raise TrainingError(f"{place} is there already. Give another --output, or --overwrite.")
-    draft = None
+    made = getattr(trained, "trained_", trained)
+    if not isinstance(made, Trained):
+        raise TypeError(
+            f"Expected what train() returned or a fitted BertCNNClassifier, got {type(trained).__name__}"
+            f"{', which is not fitted yet' if isinstance(trained, BertCNNClassifier) else ''}."
+        )
+    place = check_output(folder, overwrite=overwrite).resolve()
+    draft = old = None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
-        _write(trained, draft, sources)
+        _write(made, draft, sources)
         draft.chmod(0o755)
         if place.exists():
             old = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-old-"))
             place.rename(old / place.name)
-            try:
-                draft.rename(place)
-            except OSError:
-                (old / place.name).rename(place)
-                raise
-            finally:
-                shutil.rmtree(old)
-        else:
+        try:
             draft.rename(place)
-    except Exception as error:  # safetensors reports a full disk by an error of its own
+        except OSError:
+            if old is not None:
+                (old / place.name).rename(place)
+            raise
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk by an error of its own
+        what = "Free some space or give" if _is_full(error) else "Give"
         raise TrainingError(
-            f"Cannot write {place}: {error}. Nothing was left half-written; free some space or give another --output."
+            f"Cannot write {folder}: {error}. Nothing was left half-written. {what} another --output."
         ) from error
     finally:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)
+        if old is not None and place.exists():  # else it holds the only model there is
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_full(error: Exception) -> bool:
+    """Return whether a disk or a quota has no room left; safetensors tells the number in words only."""
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    told = getattr(error, "errno", None)
+    return told in numbers or any(f"os error {number}" in str(error) for number in numbers)
 
 
 def _write(trained: Trained, folder: Path, sources: Mapping[str, str | None] | None) -> None:
@@ -136,7 +157,7 @@ tags: [bertcnn, text-classification]
 |---|---|---|---|---|---|
 {chr(10).join(rows)}
 
-In brackets: 95 % bootstrap intervals over the texts. The epoch, the temperature
+In brackets: 95 % intervals over the texts (accuracy: Wilson; the others: bootstrap). The epoch, the temperature
 ({trained.temperature:.2f}, folded into the weights) and any thresholds were chosen on dev, so its scores flatter.
 {"" if trained.depth_curve is None else _depth_section(trained.depth_curve)}
 ```python
