@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bertcnn import (
@@ -110,9 +111,9 @@ BAD_FILES: list[tuple[str, str, bytes | Callable[[Path], bytes], str]] = [
     ("no label", "t.csv", b"text,label\na,b\nc,\nd, \n", r"no label in row 2, 3 \(column 'label'\)"),
     ("one label", "t.csv", b"text,label\n" + b"".join(b"text %d,good\n" % i for i in range(50)),
      "only the label 'good'. Expected at least two"),
-    ("a label with one text", "t.csv",
-     b"text,label\nodd,c\n" + b"".join(b"text %d,%c\n" % (i, b"ab"[i % 2]) for i in range(50)),
-     r"Labels with a single text: 'c'\. Each label needs at least two"),
+    ("a number of the row for a label", "t.csv",
+     b"text,label\n" + b"".join(b"text %d,%d\n" % (i, i) for i in range(500)),
+     r"column 'label' of .* has 500 different values in 500 rows: is it the label\? Choose with --label"),
 ]  # fmt: skip
 
 
@@ -180,6 +181,36 @@ def test_unknown_labels_are_all_named() -> None:
     assert "nknown label 'postive' in text 2 of train.csv. Did you mean 'positive'?" in said
     assert "nknown label 'neutral' in text 3" in said
     assert "Known labels: 'negative', 'positive'." in said
+    assert not re.search(r"[.?];", said)
+
+
+def test_whole_numbers_with_a_point_are_the_labels_without() -> None:
+    labels = Labels(("-1", "1", "1.5", "v2"))
+    assert labels.encode(["1.0", "-1.0", "1"]).tolist() == [1, 0, 1]
+    for name in ("1.50", "v2.0", "2.0"):
+        with pytest.raises(DataError, match="Unknown label"):
+            labels.encode([name])
+
+
+def test_a_table_or_a_dict_is_no_list_of_texts(predictor: Predictor) -> None:
+    """A data frame yields the names of its columns, and these were classified."""
+    frame = pd.DataFrame({"review": ["good", "bad film"]})
+    for door in (predictor.predict, predictor.probabilities, lambda texts: list(predictor.stream(texts))):
+        assert len(door(frame)) == 2
+        with pytest.raises(TypeError, match=r"a table with the columns 'review', 'stars'\. Give the one"):
+            door(frame.assign(stars=1))
+        with pytest.raises(TypeError, match=r"got a dict with the keys 'review'"):
+            door({"review": ["good"]})
+        with pytest.raises(TypeError, match="got one string"):
+            door("good")
+    assert predictor.predict(frame) == predictor.predict(["good", "bad film"])
+    with pytest.raises(TypeError, match=r"Text 1 is a float, expected str; a missing text is ''"):
+        predictor.predict(["a", float("nan")])
+
+
+def test_splits_are_shown_short(splits: Splits) -> None:
+    assert repr(splits).startswith("Splits(train=Examples(160 texts, source='made up (train)'), dev=")
+    assert len(repr(splits)) < 300
 
 
 def test_many_labels_for_a_model_of_one(predictor: Predictor) -> None:
@@ -459,6 +490,12 @@ def test_predict_and_embed_refuse_bad_files(
     refused(call("predict", folder, bad, "--output", tmp_path / "out.csv"), words)
     refused(call("embed", bad, "--encoder", tiny, "--output", tmp_path / "states"), words)
     assert list(tmp_path.iterdir()) == [bad]
+
+
+@pytest.mark.parametrize("device", ["cuda", "gpuuu"])
+def test_a_device_that_is_not_there(folder: Path, tmp_path: Path, device: str) -> None:
+    file = write(tmp_path, "new.csv", b"text\ngood\n")
+    refused(call("predict", folder, file, "--device", device), f"cannot run on the device '{device}'.*sees no GPU")
 
 
 def test_evaluate_refuses(folder: Path, tmp_path: Path) -> None:

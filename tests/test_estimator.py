@@ -253,19 +253,44 @@ def test_a_column_of_labels_is_flattened_with_a_warning(fitted: BertCNNClassifie
     ("texts", "message"),
     [
         ("a good film", "one string"),
-        ([1, 2], r"X\[0\] is a int"),
-        (["a", None], r"X\[1\] is a NoneType"),
-        (["a", float("nan")], r"X\[1\] is a float"),
-        (["a", b"b"], r"X\[1\] is a bytes"),
-        ([["a"], ["b", "c"]], r"X\[0\] is a list"),
-        (np.array([[1.0, 2.0], [3.0, 4.0]]), r"X\[0\] is a ndarray"),
+        ([1, 2], r"Text 0 is a int"),
+        (["a", None], r"Text 1 is a NoneType"),
+        (["a", float("nan")], r"Text 1 is a float"),
+        (["a", b"b"], r"Text 1 is a bytes"),
+        ([["a"], ["b", "c"]], r"Text 0 is a list"),
+        (np.array([[1.0, 2.0], [3.0, 4.0]]), r"Text 0 is a ndarray"),
+        (pd.DataFrame({"a": ["x"], "b": ["y"]}), "columns 'a', 'b'"),
+        ({"a": ["x"]}, "a dict with the keys 'a'"),
     ],
 )
 def test_what_is_no_text_is_refused(fitted: BertCNNClassifier, make: Make, texts: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(TypeError, match=message):
         fitted.predict(texts)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(TypeError, match=message):
         make().fit(texts, ["a", "b"])
+
+
+def test_a_table_with_one_column_is_that_column(fitted: BertCNNClassifier) -> None:
+    assert fitted.predict(pd.DataFrame({"review": NEW})).tolist() == fitted.predict(NEW).tolist()
+
+
+def test_fit_takes_no_weights_of_texts(make: Make) -> None:
+    with pytest.raises(TypeError, match=r"takes no sample_weight\. Weigh labels by class_weights="):
+        make().fit(TEXTS, LABELS, sample_weight=[1.0] * len(TEXTS))
+    with pytest.raises(TypeError, match=r"takes no epochs\.$"):
+        make().fit(TEXTS, LABELS, epochs=3)
+
+
+def test_generators_are_read(fitted: BertCNNClassifier, make: Make) -> None:
+    classifier = make().fit((text for text in TEXTS), (label for label in LABELS))
+    assert classifier.predict(NEW).tolist() == fitted.predict(NEW).tolist()
+
+
+def test_a_label_with_one_text_is_learned_with_a_warning(make: Make) -> None:
+    """Else a rare class, alone in one fold, ended a whole cross-validation."""
+    with pytest.warns(UserWarning, match="single text, which no split can check: 'rare'"):
+        classifier = make(head_epochs=1).fit(TEXTS, ["rare", *["a", "b"] * 39, "a"])
+    assert classifier.classes_.tolist() == ["a", "b", "rare"]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +298,12 @@ def test_what_is_no_text_is_refused(fitted: BertCNNClassifier, make: Make, texts
     [
         (TEXTS, LABELS[:-1], "80 texts, but y has 79 labels"),
         (TEXTS, ["only"] * 80, "only the label 'only'"),
-        (TEXTS, ["rare", *["a", "b"] * 39, "a"], "Labels with a single text: 'rare'"),
+        (TEXTS, None, "y is a NoneType, expected a label for each text"),
+        (TEXTS, [None, *LABELS[1:]], r"y has no label in row 0 \(None\)"),
+        (TEXTS, [*LABELS[:2], float("nan"), *LABELS[3:]], r"y has no label in row 2 \(nan\)"),
+        (TEXTS, np.array([np.nan] * 80), r"in row 0, 1, 2, 3, 4, \.\.\. \(nan\)"),
+        (TEXTS, [["a", "b"], ["c"]] * 40, "MultiLabelBinarizer"),
+        (TEXTS, [["a"], ["c"]] * 40, "MultiLabelBinarizer"),
         (["a", "b"], ["x", "y"], "2 texts are too few"),
         ([], [], "0 texts are too few"),
     ],
@@ -283,9 +313,7 @@ def test_labels_that_cannot_be_learned_are_named(make: Make, texts: Any, labels:
         make().fit(texts, labels)
 
 
-@pytest.mark.parametrize(
-    "labels", [np.linspace(0.1, 0.9, 80), [["a", "b"], ["c"]] * 40, np.tile([[1, 2], [3, 4]], (40, 1))]
-)
+@pytest.mark.parametrize("labels", [np.linspace(0.1, 0.9, 80), np.tile([[1, 2], [3, 4]], (40, 1))])
 def test_targets_of_no_classifier_are_refused(make: Make, labels: Any) -> None:
     with pytest.raises(ValueError, match=r"(?i)label|1d array"):
         make().fit(TEXTS, labels)

@@ -38,6 +38,15 @@ def say_findings(console: Console, splits: "Splits") -> None:
     said = [f"{count:,} {what}" for what, count in notes.items() if count]
     if said:
         console.print(f"[yellow]Mind:[/] among the training texts are {', '.join(said)}.", highlight=False)
+    single = [name for name, count in found.label_counts.items() if count == 1]
+    if single:
+        names = ", ".join(map(repr, single[:SHOWN_LABELS])) + (", ..." if len(single) > SHOWN_LABELS else "")
+        console.print(
+            f"[yellow]Mind:[/] labels with a single training text: {escape(names)}. They can hardly be learned; "
+            "add texts, or remove or merge these labels.",
+            highlight=False,
+            soft_wrap=True,
+        )
     leaks = find_leaks(splits)
     for pair, count in leaks.items():
         console.print(f"[yellow]Mind:[/] {count:,} texts are in both {pair}; scores there flatter.", highlight=False)

@@ -22,7 +22,7 @@ from bertcnn.network.folder import check_folder
 from bertcnn.settings import BackendName
 from bertcnn.text.dataset import Examples
 from bertcnn.text.labels import Labels
-from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer, check_texts
+from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer, check_texts, one_by_one
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,7 +135,7 @@ class Predictor:
 
         Equal texts are computed once. A text is read whole, however long.
         """
-        return self._logits(*self._cut(texts))
+        return self._logits(*self._cut(check_texts(texts)))
 
     def probabilities(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
         """Return probabilities, float64 ``(N, K)``: each row sums to 1, or with many labels each stands alone."""
@@ -201,10 +201,10 @@ class Predictor:
         """Classify texts.
 
         Args:
-            texts: A list of strings; empty strings and an empty list are fine.
+            texts: A list of strings, or a table with a single column; empty strings and an empty list are fine.
 
         Raises:
-            TypeError: A single string was given, or something that is no string.
+            TypeError: A single string, a dict or a wider table was given, or something that is no string.
         """
         return list(self.stream(check_texts(texts)))
 
@@ -213,7 +213,7 @@ class Predictor:
 
         While some are computed, the next are cut into pieces.
         """
-        waiting = iter(texts)
+        waiting = iter(one_by_one(texts))
         chunks = iter(lambda: list(islice(waiting, TEXTS_AT_ONCE)), [])
         cut = self._cut(next(chunks, []))
         with ThreadPoolExecutor(max_workers=1) as cutter:  # starts no thread before there is a second chunk
@@ -312,7 +312,14 @@ def _load_torch(folder: str | Path, device: str | None) -> Backend:
 
     with quiet_transformers():
         model = BertCNN.from_pretrained(folder)
-    return _torch_backend(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        placed = model.to(chosen)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by what it lacks
+        seen = "it sees a GPU" if torch.cuda.is_available() else "it sees no GPU"
+        said = str(error).strip().splitlines()[0]
+        raise ModelError(f"torch cannot run on the device {chosen!r} ({said}); {seen}. Give cpu or cuda.") from error
+    return _torch_backend(placed)
 
 
 def _torch_backend(model: "BertCNN") -> Backend:

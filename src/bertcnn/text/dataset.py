@@ -13,6 +13,9 @@ from bertcnn.text.files import Row, check_column, read_rows
 from bertcnn.text.labels import Label
 
 BUILTIN = {"builtin:reviews": Path(__file__).parent / "reviews" / "reviews.csv"}
+FEWEST_ROWS = 10
+"""With fewer, a label of its own for every row says nothing."""
+
 SPLIT_NAMES = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "test": "test"}
 
 
@@ -32,6 +35,10 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def __repr__(self) -> str:
+        """Return how many there are, not all of them."""
+        return f"Examples({len(self):,} texts, source={self.source!r})"
 
     def pick(self, rows: Iterable[int], part: str) -> "Examples":
         """Return some of the rows."""
@@ -130,6 +137,7 @@ def load_splits(
             found = load_examples(other, settings)
             parts[name] = found.get(name) or found.get("train") or next(iter(found.values()))
     train = parts["train"]
+    _check_is_label(train, settings.label)
     for name, fraction in (("test", settings.test_fraction), ("dev", settings.dev_fraction)):
         if name not in parts and fraction > 0:
             taken = set(stratified_rows(train, fraction, seed=seed))
@@ -142,6 +150,21 @@ def load_splits(
         )
     held_out = parts.get("test")
     return Splits(train, parts["dev"], held_out if held_out is not None and len(held_out) else None)
+
+
+def _check_is_label(examples: Examples, column: str) -> None:
+    """Refuse a column that has another value in nearly every row, as a number of the row has.
+
+    Raises:
+        DataError: It is such a column.
+    """
+    values = len(set(examples.labels))
+    is_one = all(isinstance(label, str) for label in examples.labels)
+    if is_one and len(examples) >= FEWEST_ROWS and values > 0.9 * len(examples):
+        raise DataError(
+            f"The column {column!r} of {examples.source} has {values:,} different values in {len(examples):,} rows: "
+            "is it the label? Choose with --label."
+        )
 
 
 def stratified_rows(examples: Examples, fraction: float, *, seed: int) -> list[int]:

@@ -30,8 +30,10 @@ class Labels:
     def of(cls, labels: Iterable[Label]) -> "Labels":
         """Collect the names that occur, in order (numbers by value, words by alphabet).
 
+        A label may have a single text: it is learned from that one, and cannot be checked.
+
         Raises:
-            DataError: Fewer than two labels, or a label with a single text (one label a text).
+            DataError: Fewer than two labels (one label a text), or none.
         """
         labels = list(labels)
         many = any(isinstance(label, tuple) for label in labels)
@@ -40,12 +42,6 @@ class Labels:
         if len(names) < (1 if many else 2):
             found = f"only the label {names[0]!r}" if names else "no label"
             raise DataError(f"The training texts have {found}. Expected at least two different labels.")
-        single = [name for name in names if counts[name] == 1]
-        if single and not many:
-            raise DataError(
-                f"Labels with a single text: {', '.join(map(repr, single[:10]))}. Each label needs at least "
-                "two: one to learn from, one to check with. Add texts, or remove or merge these labels."
-            )
         return cls(tuple(names), many)
 
     def encode(
@@ -57,6 +53,8 @@ class Labels:
             DataError: A label that was not there in training; all of them are named.
         """
         index = {name: i for i, name in enumerate(self.names)}
+        # A table that once had gaps in its labels has made numbers of them: 1.0 is the label 1.
+        index = {**{f"{name}.0": i for name, i in index.items() if name.lstrip("-").isdecimal()}, **index}
         faults: dict[str, int] = {}
         for row, label in enumerate(labels):
             for name in [label] if isinstance(label, str) else label:
@@ -64,12 +62,12 @@ class Labels:
                     faults.setdefault(name, row)
         if faults:
             known = ", ".join(map(repr, self.names[:20])) + (", ..." if len(self.names) > 20 else "")
-            said = "; ".join(
-                f"unknown label {name!r} in text {row + 1} of {where}.{nearest(name, self.names)}"
+            said = " ".join(
+                f"Unknown label {name!r} in text {row + 1} of {where}.{nearest(name, self.names)}"
                 for name, row in list(faults.items())[:5]
             )
             more = f" And {len(faults) - 5} more." if len(faults) > 5 else ""
-            raise DataError(f"{said[0].upper()}{said[1:]}{more} Known labels: {known}.")
+            raise DataError(f"{said}{more} Known labels: {known}.")
         if not self.many:
             if any(not isinstance(label, str) for label in labels):
                 raise DataError(f"{where} gives lists of labels, but the model tells one label a text.")

@@ -15,7 +15,7 @@ without torch.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -248,19 +248,46 @@ def make_batch(pieces: Pieces, parts: Sequence[Segment], *, pad_id: int) -> Batc
     )
 
 
-def check_texts(texts: Sequence[str]) -> list[str]:
-    """Return texts as a list.
+def one_by_one(texts: Iterable[str]) -> Iterable[str]:
+    """Return what yields texts; of a table with a single column, that column.
 
     Raises:
-        TypeError: They are a single string, or one of them is no string.
+        TypeError: It yields no texts: the letters of a string, the keys of a dict, or the names of
+            a table's columns.
     """
     if isinstance(texts, str):
         raise TypeError(f'Expected a list of texts, got one string. Write ["{texts[:20]}..."] instead.')
-    found = list(texts)
+    if isinstance(texts, Mapping):
+        keys = ", ".join(repr(key) for key in list(texts)[:5])
+        raise TypeError(
+            f"Expected a list of texts, got a {type(texts).__name__} with the keys {keys}. Give one of its values."
+        )
+    if not hasattr(texts, "columns"):  # no data frame, by whatever library
+        return texts
+    table: Any = texts
+    names = list(table.columns)
+    if len(names) != 1:
+        shown = ", ".join(map(repr, names))
+        raise TypeError(f"Expected a list of texts, got a table with the columns {shown}. Give the one with the texts.")
+    column: Iterable[str] = table[names[0]]
+    return column
+
+
+def check_texts(texts: Iterable[str]) -> list[str]:
+    """Return texts as a list; a table must have a single column.
+
+    Raises:
+        TypeError: They are a string, a dict or a wider table, or one of them is no string.
+    """
+    found = list(one_by_one(texts))
     wrong = next((i for i, text in enumerate(found) if not isinstance(text, str)), None)
-    if wrong is not None:
-        raise TypeError(f"Text {wrong} is a {type(found[wrong]).__name__}, expected str.")
-    return found
+    if wrong is None:
+        return found
+    one: Any = found[wrong]
+    kind = type(one).__name__
+    is_missing = kind in {"NoneType", "NAType"} or (isinstance(one, float) and one != one)
+    hint = "; a missing text is ''" if is_missing else ""
+    raise TypeError(f"Text {wrong} is a {kind}, expected str{hint}.")
 
 
 class PieceTokenizer:

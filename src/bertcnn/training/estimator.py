@@ -1,7 +1,8 @@
 """The classifier as scikit-learn wants it."""
 
 import inspect
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from bertcnn.inference.metrics import decide
 from bertcnn.settings import DataSettings, ModelSettings, Settings, TrainingSettings, change
 from bertcnn.text.dataset import Examples, Splits, stratified_rows
 from bertcnn.text.labels import Label
+from bertcnn.text.tokens import check_texts
 from bertcnn.training.train import train
 
 DEFAULTS: dict[str, Any] = {
@@ -69,6 +71,7 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
         *,
         dev: tuple[Sequence[str], Any] | None = None,
         also_encode: Sequence[str] = (),
+        **unknown: Any,
     ) -> Self:
         """Train on texts and their labels.
 
@@ -77,11 +80,16 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
             y: Their labels.
             dev: Texts and labels to choose on. None: a share of the others, ``dev_fraction``.
             also_encode: See :func:`bertcnn.training.train.train`.
+            unknown: Nothing; here to say what to give instead of ``sample_weight``.
 
         Raises:
-            DataError: Texts that are none, or labels that cannot be learned.
+            DataError: Labels that cannot be learned.
             SettingsError: A parameter of the wrong type or out of range.
+            TypeError: Texts that are none, or an argument that there is not.
         """
+        if unknown:
+            hint = " Weigh labels by class_weights='balanced', or a number each." if "sample_weight" in unknown else ""
+            raise TypeError(f"fit() takes no {', '.join(unknown)}.{hint}")
         texts, y = _pairs(X, y)
         given = {name: value for name, value in self.get_params().items() if name != "verbose"}
         given = {k: tuple(v) if isinstance(v, list | np.ndarray) else v for k, v in given.items()}
@@ -97,6 +105,7 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
                 raise DataError(f"{len(texts)} texts are too few to keep a share of {self.dev_fraction} to choose on.")
             rest = (i for i in range(len(texts)) if i not in kept)
             splits = Splits(examples.pick(rest, "train"), examples.pick(sorted(kept), "dev"))
+        self._warn_of_single_texts(y)
         console = Console() if self.verbose else None
         self.trained_ = train(splits, settings, also_encode=also_encode, console=console)
         return self
@@ -140,6 +149,15 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
             names = [f"{name} ({k})" for k, name in enumerate(names)]
         self._places = {name: k for k, name in enumerate(names)}
 
+    def _warn_of_single_texts(self, y: Any) -> None:
+        """Warn of labels that can be learned from one text, and checked on none."""
+        if self._is_multi_label:
+            return
+        names, counts = np.unique(column_or_1d(y), return_counts=True)
+        if len(names) > 1 and (counts == 1).any():
+            single = ", ".join(map(repr, names[counts == 1].tolist()[:10]))
+            warnings.warn(f"Labels with a single text, which no split can check: {single}.", UserWarning, stacklevel=3)
+
     def _labels(self, y: Any) -> list[Label]:
         """Return the names of labels."""
         names = list(self._places)
@@ -160,19 +178,60 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
 
 
 def _pairs(texts: Any, y: Any) -> tuple[list[str], Any]:
-    """Return texts and as many labels."""
-    found = _texts(texts)
-    y = y.toarray() if issparse(y) else y
+    """Return texts and as many labels.
+
+    Raises:
+        DataError: The labels are none, or not as many as the texts.
+        TypeError: What is given as texts is none.
+    """
+    found, y = _texts(texts), _labels_of(y)
     if len(found) != len(y):
         raise DataError(f"X has {len(found)} texts, but y has {len(y)} labels.")
     return found, y
 
 
 def _texts(texts: Any) -> list[str]:
-    if isinstance(texts, str):
-        raise DataError("X is one string, expected a sequence of texts.")
-    found = [text.item() if isinstance(text, np.ndarray) and text.size == 1 else text for text in texts]
-    wrong = next((i for i, text in enumerate(found) if not isinstance(text, str)), None)
-    if wrong is not None:
-        raise DataError(f"X[{wrong}] is a {type(found[wrong]).__name__}, expected a text.")
-    return [str(text) for text in found]
+    """Return texts, those of a column ``(N, 1)`` too, as plain strings."""
+    if isinstance(texts, np.ndarray) and texts.ndim == 2 and texts.shape[1] == 1:
+        texts = texts.ravel()
+    return [str(text) for text in check_texts(texts)]
+
+
+def _labels_of(y: Any) -> Any:
+    """Return labels with a length, none of them missing.
+
+    Raises:
+        DataError: They are no labels of a classifier.
+    """
+    if y is None or isinstance(y, str | Mapping):
+        raise DataError(f"y is a {type(y).__name__}, expected a label for each text.")
+    if issparse(y):
+        return y.toarray()
+    y = y if hasattr(y, "__len__") else list(y)
+    if isinstance(y, list | tuple) and any(isinstance(one, list | tuple | set) for one in y) and not _is_matrix(y):
+        raise DataError(
+            "y holds a list of labels for a text. For many labels a text give a matrix of 0 and 1, as "
+            "sklearn.preprocessing.MultiLabelBinarizer().fit_transform(y) makes."
+        )
+    if np.ndim(y) == 1:
+        given = np.asarray(y, dtype=object).tolist()
+        missing = [row for row, label in enumerate(given) if _is_missing(label)]
+        if missing:
+            shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+            raise DataError(
+                f"y has no label in row {shown} ({given[missing[0]]}). Label these texts, or leave them out."
+            )
+    return y
+
+
+def _is_matrix(y: Any) -> bool:
+    """Return whether lists are rows of numbers, all as long."""
+    try:
+        return np.asarray(y).dtype.kind in "biuf"
+    except ValueError:  # ragged
+        return False
+
+
+def _is_missing(label: Any) -> bool:
+    is_nan = isinstance(label, float | np.floating) and bool(np.isnan(label))
+    return is_nan or type(label).__name__ in {"NoneType", "NAType", "NaTType"}
