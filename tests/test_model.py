@@ -32,6 +32,7 @@ from transformers import (
 from bertcnn import BertCNN, BertCNNConfig, EncoderError, ModelError, Predictor, SettingsError, embed
 from bertcnn.network.encoder import layer_of_parameters, load_encoder, load_tokenizer
 from bertcnn.network.loss import classification_loss
+from bertcnn.network.pool import StatePool
 from bertcnn.network.vectors import RANDOM_RANGE, build_vectors, read_vectors
 from bertcnn.text.tokens import PieceTokenizer
 from tests.conftest import FAMILIES, POSITIONS
@@ -109,7 +110,8 @@ def test_config_survives_the_round_trip(tiny: str, tmp_path: Path) -> None:
     assert config.thresholds == [0.2, 0.5, 0.7]
     again = BertCNN.from_pretrained(tmp_path)
     assert again.head.options == model.head.options == {
-        "class_weights": [1.0, 2.0, 0.5], "focal_gamma": 1.5, "label_smoothing": 0.1,
+        "problem_type": "multi_label_classification", "class_weights": [1.0, 2.0, 0.5], "focal_gamma": 1.5,
+        "label_smoothing": 0.1,
     }  # fmt: skip
     assert not any(weight.requires_grad for weight in again.encoder.parameters())
 
@@ -1016,3 +1018,78 @@ def test_word_vectors_are_padded_so_that_a_text_of_one_word_has_windows() -> Non
         )
         _, positions = Predictor(model, cutter).pooled(cutter(["great"]))
         assert (positions >= 0).all() == fits
+
+
+def test_token_types_are_told_from_windows(model: BertCNN, tokenizer: PieceTokenizer) -> None:
+    """They stand where BERT's do, Trainer's look at the signature finds them, and rows that are cut keep them."""
+    assert list(inspect.signature(BertCNN.forward).parameters)[1:4] == ["input_ids", "attention_mask", "token_type_ids"]
+    for length in (6, 3 * model.config.window_length):
+        ids = torch.randint(5, 20, (2, length))
+        mask, types = torch.ones_like(ids), torch.zeros_like(ids)
+        types[:, length // 2 :] = 1
+        with torch.inference_mode():
+            said = model(ids, mask, types).logits
+            torch.testing.assert_close(said, model(ids, mask, token_type_ids=types).logits)
+            torch.testing.assert_close(model(ids, mask, torch.zeros_like(ids)).logits, model(ids, mask).logits)
+            assert not torch.allclose(said, model(ids, mask).logits, atol=1e-4)
+
+
+def test_embeddings_of_long_rows_are_cut_as_ids_are(model: BertCNN) -> None:
+    ids = torch.randint(5, 20, (2, 3 * model.config.window_length))
+    with torch.inference_mode():
+        torch.testing.assert_close(model(inputs_embeds=model.get_input_embeddings()(ids)).logits, model(ids).logits)
+        with pytest.raises(ValueError, match="Got position_ids for rows of"):
+            model(ids, position_ids=torch.arange(ids.shape[1])[None])
+
+
+def test_a_head_is_of_its_encoders_type(tiny: str) -> None:
+    """Transformers loads an encoder in the type in which it was saved."""
+    encoder = AutoModel.from_pretrained(tiny).to(torch.bfloat16)
+    model = BertCNN.from_encoder(encoder)
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    assert torch.isfinite(model(torch.tensor([[2, 7, 8, 3]])).logits).all()
+
+
+def test_an_encoder_that_gives_tuples_is_asked_for_names(tiny: str) -> None:
+    model = BertCNN.from_encoder(tiny)
+    wanted = model(torch.tensor([[2, 7, 8, 3]])).logits
+    model.config.encoder.return_dict = False
+    torch.testing.assert_close(model(torch.tensor([[2, 7, 8, 3]])).logits, wanted)
+
+
+def test_a_model_is_found_in_a_subfolder(model: BertCNN, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "inner")
+    again = BertCNN.from_pretrained(tmp_path, subfolder="inner")
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+
+
+def test_the_problem_decides_the_loss() -> None:
+    logits, ids = torch.randn(3, 4), torch.tensor([1, -100, 3])
+    torch.testing.assert_close(classification_loss(logits, ids), functional.cross_entropy(logits, ids))
+    weights = [1.0, 2.0, 3.0, 4.0]
+    wanted = functional.cross_entropy(logits, ids, weight=torch.tensor(weights))
+    torch.testing.assert_close(classification_loss(logits, ids, class_weights=weights), wanted)
+    torch.testing.assert_close(classification_loss(logits, ids.int()[:, None]), functional.cross_entropy(logits, ids))
+    numbers = torch.randn(3)
+    torch.testing.assert_close(classification_loss(logits[:, :1], numbers), functional.mse_loss(logits[:, 0], numbers))
+    table = torch.randn(3, 4)
+    torch.testing.assert_close(
+        classification_loss(logits, table, problem_type="regression"), functional.mse_loss(logits, table)
+    )
+    for labels, problem in ((ids, "multi_label_classification"), (table, "single_label_classification")):
+        with pytest.raises(ValueError, match=r"Got labels of .* expected for"):
+            classification_loss(logits, labels, problem_type=problem)
+    with pytest.raises(ValueError, match="problem_type is 'ranking'"):
+        classification_loss(logits, ids, problem_type="ranking")
+
+
+def test_the_first_state_is_found_behind_padding() -> None:
+    states, mask = torch.randn(2, 4, 3), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]]).bool()
+    features, _ = StatePool(3, "first")(states, mask)
+    torch.testing.assert_close(features, torch.stack([states[0, 2], states[1, 0]]))
+
+
+def test_a_size_of_the_vocabulary_can_be_set(tiny: str) -> None:
+    config = BertCNN.from_encoder(tiny).config
+    config.vocab_size = 77
+    assert config.encoder.vocab_size == 77

@@ -8,7 +8,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConf
 from bertcnn.network.folder import FORMAT_VERSION, MODEL_TYPE
 from bertcnn.text.tokens import Windowing
 
-SINGLE, MULTI = "single_label_classification", "multi_label_classification"
+SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+"""What ``problem_type`` can be. Nothing here trains a regression, but Hugging Face's Trainer can."""
 
 
 class WordVectorsConfig(PreTrainedConfig):
@@ -93,6 +94,10 @@ class BertCNNConfig(PreTrainedConfig):
     def vocab_size(self) -> int:
         """Pieces the encoder knows."""
         return int(self.encoder.vocab_size)
+
+    @vocab_size.setter
+    def vocab_size(self, size: int) -> None:
+        self.encoder.vocab_size = size
 
     @property
     def windowing(self) -> Windowing:

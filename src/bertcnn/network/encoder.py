@@ -197,7 +197,7 @@ def encode(encoder: nn.Module, states: str, **inputs: Any) -> tuple[Tensor, Any]
     """
     if states != "last":
         inputs["output_hidden_states"] = True
-    output = encoder(**inputs)
+    output = encoder(**inputs, return_dict=True)
     if states == "last":
         return output.last_hidden_state, output
     layers = output.hidden_states

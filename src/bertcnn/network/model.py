@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -51,6 +52,7 @@ class Head(nn.Module):
     def __init__(self, config: BertCNNConfig) -> None:
         super().__init__()
         self.options: dict[str, Any] = {
+            "problem_type": config.problem_type,
             "class_weights": config.class_weights,
             "focal_gamma": config.focal_gamma,
             "label_smoothing": config.label_smoothing,
@@ -115,6 +117,7 @@ class BertCNN(PreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.encoder = build_encoder(config.encoder)
+        self.supports_gradient_checkpointing = self.encoder.supports_gradient_checkpointing
         self.head = Head(config)
         if config.freeze_encoder:
             self.encoder.requires_grad_(False)
@@ -199,7 +202,7 @@ class BertCNN(PreTrainedModel):
         with torch.device("meta"):
             model = cls(config)
         model.encoder = trunk
-        model.head.to_empty(device="cpu")
+        model.head.to_empty(device=trunk.device).to(trunk.dtype)
         for module in model.head.modules():
             model._init_weights(module)
         if freeze_encoder:
@@ -246,11 +249,13 @@ class BertCNN(PreTrainedModel):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        source: Tensor | None = None,
-        source_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         return_dict: bool | None = None,
+        *,
+        source: Tensor | None = None,
+        source_mask: Tensor | None = None,
         **inputs: Any,
     ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
         """Classify.
@@ -259,30 +264,39 @@ class BertCNN(PreTrainedModel):
             input_ids: Pieces, int64 ``(B, T)``; or, with ``source``, windows ``(N, L)``. Rows
                 longer than the encoder reads at once are cut into windows here.
             attention_mask: 1 at pieces and 0 at padding, of the same shape.
-            source: Where the state of each stitched piece stands in the flattened windows, int64
-                ``(B, T)`` (:class:`bertcnn.text.tokens.Batch`).
-            source_mask: True at stitched pieces, bool ``(B, T)``.
+            token_type_ids: Which of two texts a piece belongs to, int64, of the same shape; for encoders that take it.
             inputs_embeds: Instead of ``input_ids``, float ``(B, T, D)``.
             labels: int64 ``(B,)``, or for many labels a text 0 and 1, ``(B, K)``.
             return_dict: False: a tuple.
-            inputs: What else the encoder takes (``token_type_ids``, ``output_hidden_states``, ...).
+            source: Where the state of each stitched piece stands in the flattened windows, int64
+                ``(B, T)`` (:class:`bertcnn.text.tokens.Batch`).
+            source_mask: True at stitched pieces, bool ``(B, T)``.
+            inputs: What else the encoder takes (``output_hidden_states``, ...).
 
         Returns:
             Logits ``(B, K)``, with labels the loss, and what of the encoder was asked for.
+
+        Raises:
+            ValueError: Neither ids nor embeddings, positions for rows that are cut, or labels that do not fit.
         """
         given = input_ids if input_ids is not None else inputs_embeds
         if given is None:
             raise ValueError("Give input_ids or inputs_embeds.")
         if attention_mask is None:
             attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
-        if source is None and input_ids is not None and input_ids.shape[1] > self.config.window_length:
-            input_ids, attention_mask, source, source_mask = self._cut(input_ids, attention_mask)
-            inputs.pop("token_type_ids", None)
+        named = {"input_ids": input_ids, "token_type_ids": token_type_ids, "inputs_embeds": inputs_embeds}
+        tokens = {name: values for name, values in named.items() if values is not None}
+        if source is None and given.shape[1] > self.config.window_length:
+            if inputs.get("position_ids") is not None:
+                raise ValueError(
+                    f"Got position_ids for rows of {given.shape[1]} pieces, expected none: rows longer than "
+                    f"{self.config.window_length} are read in windows, whose positions begin anew."
+                )
+            tokens, attention_mask, source, source_mask = self._cut(tokens, attention_mask)
         for name in ("output_hidden_states", "output_attentions"):
             if inputs.get(name) is None and getattr(self.config, name):
                 inputs[name] = True
-        extra = {} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
-        states, output = self.stitched_states(input_ids, attention_mask, source, **extra, **inputs)
+        states, output = self.stitched_states(tokens.pop("input_ids", None), attention_mask, source, **tokens, **inputs)
         mask = attention_mask if source_mask is None else source_mask
         result = self.head(states, mask, labels)
         result.hidden_states = output.get("hidden_states") if inputs.get("output_hidden_states") else None
@@ -290,15 +304,29 @@ class BertCNN(PreTrainedModel):
         wants_tuple = return_dict is False or (return_dict is None and not self.config.return_dict)
         return cast(tuple[Tensor, ...], result.to_tuple()) if wants_tuple else cast(SequenceClassifierOutput, result)
 
-    def _cut(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
-        """Cut rows of pieces into windows, as :func:`bertcnn.text.tokens.make_batch` does."""
+    def _cut(
+        self, tokens: dict[str, Tensor], attention_mask: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+        """Cut rows of pieces into windows, as :func:`bertcnn.text.tokens.make_batch` does.
+
+        Args:
+            tokens: What the encoder reads of each piece, by name, ``(B, T, ...)``.
+            attention_mask: ``(B, T)``.
+
+        Returns:
+            The same of windows, ``(N, L, ...)``; their mask; and ``source`` and ``source_mask`` of :meth:`forward`.
+        """
         kept = attention_mask.bool().cpu()
-        rows = [row[keep].numpy() for row, keep in zip(input_ids.cpu(), kept, strict=True)]
-        starts = torch.tensor([0, *(len(row) for row in rows)]).cumsum(0).numpy()
-        pieces = Pieces(torch.cat([torch.from_numpy(row) for row in rows]).numpy(), starts)
-        parts = [part for i, row in enumerate(rows) for part in segments(i, len(row), self.config.windowing, reach=0)]
-        batch = make_batch(pieces, parts, pad_id=self.config.encoder.pad_token_id or 0)
-        return tuple(tensor.to(input_ids.device) for tensor in batch_tensors(batch))
+        starts = functional.pad(kept.sum(dim=1).cumsum(dim=0), (1, 0)).numpy()
+        places = Pieces(kept.flatten().nonzero().squeeze(1).numpy(), starts)
+        lengths = places.lengths.tolist()
+        parts = [part for i, n in enumerate(lengths) for part in segments(i, n, self.config.windowing, reach=0)]
+        batch = make_batch(places, parts, pad_id=-1)
+        where, mask, source, source_mask = (one.to(attention_mask.device) for one in batch_tensors(batch))
+        windows = {name: values.flatten(0, 1)[where.clamp(min=0)] for name, values in tokens.items()}
+        if "input_ids" in windows:
+            windows["input_ids"].masked_fill_(where < 0, self.config.encoder.pad_token_id or 0)
+        return windows, mask, source, source_mask
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save as Hugging Face does, and note the hash of the weights in ``config.json``."""
@@ -316,8 +344,9 @@ class BertCNN(PreTrainedModel):
         Raises:
             ModelError: The folder is missing, broken, of another type, or of a newer format.
         """
-        if pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None:
-            check_folder(pretrained_model_name_or_path)
+        place = pretrained_model_name_or_path
+        if place is not None and kwargs.get("state_dict") is None:
+            check_folder(Path(place, kwargs.get("subfolder") or "") if Path(place).is_dir() else place)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = cast(Self, loaded[0] if kwargs.get("output_loading_info") else loaded)
         if model.config.freeze_encoder:  # loading makes all weights anew, ready for training

@@ -26,7 +26,8 @@ class StatePool(nn.Module):
         """Pool ``(B, T, D)`` to features ``(B, D)``; no window wins, so positions are -1."""
         kept = mask.bool()[..., None]
         if self.kind == "first":
-            features = states[:, 0] * kept[:, 0]
+            first = kept.int().argmax(dim=1, keepdim=True).expand(-1, 1, states.shape[2])  # padding may be on the left
+            features = (states * kept).gather(1, first).squeeze(1)
         else:
             counts = kept.sum(dim=1).clamp(min=1)
             features = (states * kept).sum(dim=1) / counts

@@ -22,6 +22,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalPrediction
 
+from bertcnn.errors import SettingsError
 from bertcnn.inference.calibration import fit_thresholds, probabilities_of
 from bertcnn.inference.metrics import SCORES, Truth, decide
 from bertcnn.network.encoder import layer_of_parameters, quiet_transformers
@@ -127,6 +128,11 @@ def run_stage(
         return list(json.loads(note.read_text("utf-8")))
     optimizer = make_optimizer(module, settings)
     if settings.gradient_checkpointing and isinstance(module, BertCNN):
+        if not module.supports_gradient_checkpointing:
+            raise SettingsError(
+                f"gradient_checkpointing is on, but {module.config.encoder.model_type} has none. Turn it off, and "
+                "give a smaller --batch-size with a greater --gradient-accumulation if memory is short."
+            )
         # Called gradient checkpointing before transformers 5.20, with a warning since.
         enable: Any = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
         enable()
