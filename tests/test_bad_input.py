@@ -81,7 +81,7 @@ BAD_FILES: list[tuple[str, str, bytes | Callable[[Path], bytes], str]] = [
     ("semicolons", "t.csv", b"text;label\na;b\n", r"looks separated by ';': give --delimiter ';'"),
     ("tabs in a csv", "t.csv", b"text\tlabel\na\tb\n", r"looks separated by '\\t': give --delimiter '\\t'"),
     ("commas in a tsv", "t.tsv", b"text,label\na,b\n", r"looks separated by ','"),
-    ("semicolons, and commas in texts", "t.csv", b"text;label\na, so a;b\n", r"has 1 columns.*--delimiter"),
+    ("semicolons, and commas in texts", "t.csv", b"text;label\na, so a;b\n", r"has 1 column, but.*looks separated by ';': give --delimiter ';'"),
     ("latin-1", "t.csv", b"text,label\ncaf\xe9,a\n", r"not utf-8: byte 0xe9 at offset 14 \(line 2\).*--encoding"),
     ("latin-1, far down", "t.csv", b"text,label\n" + b"a,b\n" * 50_000 + b"\xff,b\n",
      r"byte 0xff at offset 200011 \(line 50002\)"),

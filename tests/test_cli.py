@@ -113,6 +113,7 @@ def test_train_evaluate_predict_embed(tiny: str, csv_file: Path, tmp_path: Path)
 
     states = call("embed", tmp_path / "test.jsonl", "--text", "t", "--encoder", tiny, "--output", tmp_path / "states")
     assert states.code == 0, states.err
+    assert (tmp_path / "states").stat().st_mode & 0o777 == 0o755
     values, starts = (np.load(tmp_path / "states" / f"{name}.npy", mmap_mode="r") for name in ("states", "starts"))
     assert values.dtype == np.float16
     assert starts.shape == (61,)
@@ -335,10 +336,69 @@ def test_a_model_is_not_written_over_where_one_stands(
 def test_an_input_is_not_its_own_output(folder: Path, tmp_path: Path) -> None:
     file = table(tmp_path)
     before = file.read_bytes()
-    done = call("predict", folder, file, "--output", tmp_path / "." / "new.csv")
-    assert done.code == 2
-    assert "is the input itself" in done.err
+    (tmp_path / "link.csv").hardlink_to(file)
+    (tmp_path / "texts.csv").hardlink_to(file)
+    for command in (
+        ("predict", folder, file, "--output", tmp_path / "." / "new.csv", "--overwrite"),
+        ("predict", folder, file, "--output", tmp_path / "link.csv", "--overwrite"),
+        ("explain", folder, file, "--html", file),
+        ("insights", folder, file, "--output", tmp_path),
+    ):
+        done = call(*command)
+        assert done.code == 2
+        assert "is the input itself" in done.err
     assert file.read_bytes() == before
+
+
+def test_what_is_trained_is_read_again_without_being_told(tiny: str, tmp_path: Path) -> None:
+    """The next step that train prints must run as it stands."""
+    texts, labels = make_texts(80, seed=3)
+    rows = [{"review": t, "stars": x, "text": "no text"} for t, x in zip(texts, labels, strict=True)]
+    (tmp_path / "r.csv").write_text("review;stars\n" + "".join(f"{r['review']};{r['stars']}\n" for r in rows))
+    write_rows(tmp_path / "commas.csv", rows)
+    write_rows(tmp_path / "other.csv", [{"text": t, "label": x} for t, x in zip(texts, labels, strict=True)])
+    columns = ["--text", "review", "--label", "stars", "--delimiter", ";"]
+    trained = call("train", tmp_path / "r.csv", *columns, "--output", tmp_path / "m", *small(tiny))
+    assert trained.code == 0, trained.err
+    scores = []
+    for name in ("r.csv", "commas.csv", "other.csv"):
+        scored = call("evaluate", tmp_path / "m", tmp_path / name, "--json")
+        assert scored.code == 0, scored.err
+        scores.append(json.loads(scored.out))
+        answered = call("predict", tmp_path / "m", tmp_path / name, "--json")
+        assert answered.code == 0, answered.err
+        assert [json.loads(line)["prediction"] for line in answered.out.splitlines()[:2]] == labels[:2]
+    assert scores[0] == scores[1] == scores[2]
+    assert call("explain", tmp_path / "m", tmp_path / "r.csv", "--json").code == 0
+    assert call("check", tmp_path / "m", tmp_path / "r.csv", "--limit", 5).code == 0
+    assert call("predict", tmp_path / "m", tmp_path / "commas.csv", "--text", "text", "--json").code == 0
+    assert "Choose with --text" in call("predict", tmp_path / "m", tmp_path / "r.csv", "--text", "no").err
+
+
+def test_a_text_or_a_folder_is_no_file(folder: Path, tmp_path: Path) -> None:
+    done = call("predict", folder, "Not bad at all.")
+    assert done.code == 2
+    assert "No file 'Not bad at all.'. If it is a text: echo 'Not bad at all.' | bertcnn predict MODEL" in done.err
+    assert "No file 'a a a" in call("predict", folder, "a " * 3000).err
+    assert f"{tmp_path} is a folder. Expected a file" in call("predict", folder, tmp_path).err
+    assert "No file 'x.foo'" in call("predict", folder, "x.foo").err
+
+
+def test_who_has_read_enough_ends_it_quietly(folder: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "new.csv", [{"text": f"good {i}", "note": "long " * 20} for i in range(5000)])
+    for command in (["predict"], ["explain", "--json"], ["explain"]):
+        with subprocess.Popen(
+            [warm_command(), command[0], folder, tmp_path / "new.csv", *command[1:]],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as running:
+            assert running.stdout is not None
+            assert running.stderr is not None
+            running.stdout.readline()
+            running.stdout.close()
+            said = running.stderr.read()
+        assert running.returncode == 141
+        assert said == b""
 
 
 @pytest.mark.parametrize("column", ["prediction", "confidence", "probability_positive"])
@@ -355,9 +415,11 @@ def test_an_output_is_replaced_when_the_new_one_is_whole(folder: Path, tmp_path:
     (tmp_path / "out.csv").write_text("old")
     bad = tmp_path / "bad.csv"
     bad.write_text("text,n\na,1\nb\n")
-    assert call("predict", folder, bad, "--output", tmp_path / "out.csv").code == 2
+    assert call("predict", folder, bad, "--output", tmp_path / "out.csv", "--overwrite").code == 2
     assert (tmp_path / "out.csv").read_text() == "old"
-    assert call("predict", folder, table(tmp_path), "--output", tmp_path / "out.csv").code == 0
+    assert call("predict", folder, table(tmp_path), "--output", tmp_path / "out.csv").code == 2
+    assert (tmp_path / "out.csv").read_text() == "old"
+    assert call("predict", folder, table(tmp_path), "--output", tmp_path / "out.csv", "--overwrite").code == 0
     assert len(list(read_rows(tmp_path / "out.csv"))) == 5
 
 

@@ -9,7 +9,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -34,12 +34,15 @@ from bertcnn.apps.options import (
     Separator,
     Source,
     Text,
+    check_is_other,
     load_predictor,
     quiet,
     read_texts,
+    reading,
+    until_closed,
 )
 from bertcnn.apps.serve import serve
-from bertcnn.apps.show import SHOWN_LABELS, err, out, say_blank, show_operation, show_rows, show_scores
+from bertcnn.apps.show import SHOWN_LABELS, counted, err, out, rate, say_blank, show_operation, show_rows, show_scores
 from bertcnn.apps.train import train
 from bertcnn.errors import BertCNNError, DataError
 from bertcnn.settings import Settings, change
@@ -88,11 +91,11 @@ def bertcnn(
 def evaluate(
     model: Model,
     source: Labelled,
-    text: Text = "text",
-    label: Label = "label",
-    separator: Separator = "",
+    text: Text = None,
+    label: Label = None,
+    separator: Separator = None,
     encoding: Encoding = "utf-8",
-    delimiter: Delimiter = "",
+    delimiter: Delimiter = None,
     backend: Runner = "auto",
     device: Device = None,
     risk: Annotated[
@@ -114,11 +117,10 @@ def evaluate(
     predictor = load_predictor(model, backend, device)
     from bertcnn.text.dataset import load_examples
 
-    separator = separator or ("|" if predictor.is_multi_label else "")
-    data = change(
-        Settings(),
-        {"text": text, "label": label, "separator": separator, "encoding": encoding, "delimiter": delimiter},
-    ).data
+    said = {"text": text, "label": label, "separator": separator, "encoding": encoding, "delimiter": delimiter}
+    data = reading(model, source, **said)
+    if predictor.is_multi_label and not data.separator:
+        data = replace(data, separator="|")
     parts = load_examples(source, data)
     examples = next(parts[name] for name in ("test", "dev", "train") if parts.get(name))
     scores = predictor.evaluate(examples)
@@ -139,12 +141,13 @@ def predict(
     output: Annotated[
         Optional[Path], typer.Option(help="A .csv, .tsv, .jsonl or .parquet file; default: csv on stdout.")
     ] = None,
-    text: Text = "text",
+    text: Text = None,
     encoding: Encoding = "utf-8",
-    delimiter: Delimiter = "",
+    delimiter: Delimiter = None,
     backend: Runner = "auto",
     device: Device = None,
     max_tokens: Annotated[Optional[int], typer.Option(help="Padded word pieces of a batch.", min=1)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output, if it is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="On stdout: a JSON object a line.")] = False,
     as_table: Annotated[bool, typer.Option("--table", help="On stdout: a table for people, as on a terminal.")] = False,
 ) -> None:
@@ -155,44 +158,60 @@ def predict(
 
     `echo "Not bad at all." | bertcnn predict models/reviews`
 
-    Rows come out in the input's order, and memory does not grow with their number.
+    Rows come out in the input's order, and memory does not grow with their number. `confidence` is the probability of
+    the prediction; where a text can have many labels, that the whole set is right, each label taken by itself: it falls
+    with the number of labels, and `probability_<label>` says more.
     """
     quiet()
-    if output is not None and source != "-" and output.resolve() == Path(source).resolve():
-        raise DataError(f"--output {output} is the input itself. Give another name.")
+    if output is not None:
+        check_is_other(output, source, "--output")
+        if output.exists() and not overwrite:
+            raise DataError(f"{output} is there already. Give another --output, or --overwrite.")
     predictor = load_predictor(model, backend, device, max_tokens)
-    from bertcnn.text.files import check_column, read_lines, read_rows, write_jsonl, write_rows, write_separated
+    from bertcnn.text.files import check_column, read_lines, read_rows
 
     if source == "-":
+        column = "text"
         rows: Iterator[dict[str, Any]] = (
-            {"text": line} for line in read_lines(sys.stdin.buffer, "stdin", encoding=encoding)
+            {column: line} for line in read_lines(sys.stdin.buffer, "stdin", encoding=encoding)
         )
-        text = "text"
     else:
-        rows = read_rows(source, encoding=encoding, delimiter=delimiter)
-    counts: Counter[str] = Counter()
+        data = reading(model, source, text=text, encoding=encoding, delimiter=delimiter)
+        column = data.text
+        rows = read_rows(source, encoding=encoding, delimiter=data.delimiter)
 
     def check(row: dict[str, Any]) -> None:
-        check_column(row, text, "--text", source, delimiter=delimiter)
+        check_column(row, column, "--text", source, delimiter=delimiter or "")
 
+    counts: Counter[str] = Counter()
+    scored = _scored(rows, predictor, column, check, counts)
     started = perf_counter()
-    scored = _scored(rows, predictor, text, check, counts)
+    with until_closed():
+        number = _write(scored, output, column, as_json=as_json, as_table=as_table)
+    _say_counts(number, counts, perf_counter() - started)
+
+
+def _write(scored: Iterator[dict[str, Any]], output: Path | None, text: str, *, as_json: bool, as_table: bool) -> int:
+    """Write classified rows to where they are wanted; return their number."""
+    from bertcnn.text.files import write_jsonl, write_rows, write_separated
+
     if output is not None:
-        number = write_rows(output, scored)
-    elif as_json:
-        number = write_jsonl(sys.stdout, scored)
-    elif as_table or sys.stdout.isatty():
-        number = show_rows(scored, text)
-    else:
-        number = write_separated(sys.stdout, scored)
-    seconds = perf_counter() - started
+        return write_rows(output, scored)
+    if as_json:
+        return write_jsonl(sys.stdout, scored)
+    if as_table or sys.stdout.isatty():
+        return show_rows(scored, text)
+    return write_separated(sys.stdout, scored)
+
+
+def _say_counts(number: int, counts: Counter[str], seconds: float) -> None:
+    """Say how many texts were classified, how fast, and as what."""
     blank = counts.pop("", 0)
     shares = ", ".join(f"{name.removeprefix('=')} {count}" for name, count in counts.most_common(SHOWN_LABELS))
     rest = ", ..." if len(counts) > SHOWN_LABELS else ""
     empty = f" ({blank} of them empty)" if blank else ""
-    rate = number / max(seconds, 1e-9)
     err.print(
-        f"{number:,} texts{empty} in {seconds:.1f} s ({rate:,.0f} a second): {escape(shares)}{rest}",
+        f"{counted(number)}{empty} in {seconds:.1f} s ({rate(number, seconds)} a second): {escape(shares)}{rest}",
         highlight=False,
         soft_wrap=True,
     )
@@ -208,9 +227,9 @@ def embed(
     states: Annotated[str, typer.Option(help="last, mix (all side by side), concat-N (the last N).")] = "last",
     max_length: Annotated[int, typer.Option(help="Pieces encoded at once.", min=8)] = 512,
     overlap: Annotated[int, typer.Option(help="Pieces that neighbouring windows share.", min=0)] = 64,
-    text: Text = "text",
+    text: Annotated[str, typer.Option(help="Column with the texts.")] = "text",
     encoding: Encoding = "utf-8",
-    delimiter: Delimiter = "",
+    delimiter: Annotated[str, typer.Option(help="Between csv columns; empty: a comma, and a tab for .tsv.")] = "",
 ) -> None:
     """Write BERT's contextual states, one vector a word piece.
 
@@ -229,7 +248,8 @@ def embed(
     model, tokenizer = load_for_embedding(encoder, layers, states, max_length, overlap)
     pieces = tokenizer(texts)
     write_states(output, model, tokenizer, pieces)
-    out.print(f"{len(texts):,} texts, {len(pieces.ids):,} pieces, in [bold]{escape(str(output))}[/].", highlight=False)
+    output.chmod(0o755)  # as of a model's folder: its draft is private
+    out.print(f"{counted(len(texts))}, {len(pieces.ids):,} pieces, in [bold]{escape(str(output))}[/].", highlight=False)
 
 
 def _scored(

@@ -19,14 +19,17 @@ from bertcnn.apps.options import (
     Model,
     Runner,
     Source,
+    check_is_other,
     load_predictor,
     quiet,
     read_texts,
+    reading,
+    until_closed,
 )
 from bertcnn.apps.options import (
     Text as Column,
 )
-from bertcnn.apps.show import err, out
+from bertcnn.apps.show import counted, err, out
 from bertcnn.errors import DataError, nearest
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ SIGNS = {True: "\u207a", False: "\u207b"}
 def explain(
     model: Model,
     source: Source = "-",
-    text: Column = "text",
+    text: Column = None,
     label: Annotated[
         Optional[str], typer.Option(help="Explain this label, whatever was answered; default: the answer.")
     ] = None,
@@ -68,7 +71,7 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
     html: Annotated[Optional[Path], typer.Option(help="Write a page of its own to this file.")] = None,
     encoding: Encoding = "utf-8",
-    delimiter: Delimiter = "",
+    delimiter: Delimiter = None,
     backend: Runner = "auto",
     device: Device = None,
 ) -> None:
@@ -84,24 +87,28 @@ def explain(
     `--leave-one-out` names the decisive words best.
     """
     quiet()
+    if html is not None:
+        check_is_other(html, source, "--html")
     predictor = load_predictor(model, backend, device)
     if label is not None and label not in predictor.label_names:
         known = ", ".join(map(repr, predictor.label_names))
         hint = nearest(label, predictor.label_names)
         raise DataError(f"--label is {label!r}, but the model knows {known}.{hint}")
-    texts = read_texts(source, text, encoding=encoding, delimiter=delimiter)
+    data = reading(model, source, text=text, encoding=encoding, delimiter=delimiter)
+    texts = read_texts(source, data.text, encoding=encoding, delimiter=data.delimiter)
     forms: list[dict[str, Any]] = []
     number = 0
-    while chunk := list(islice(texts, TEXTS_AT_ONCE)):
-        asked = {"audit": audit, "counterfactual": counterfactual, "leave_one_out": leave_one_out}
-        for one in predictor.explain(chunk, **asked, threshold=threshold):
-            number += 1
-            if html is not None and len(forms) < MOST_ON_A_PAGE:
-                forms.append(one.to_dict(label=label))
-            if as_json:
-                typer.echo(json.dumps(one.to_dict(label=label)))
-            elif html is None:
-                out.print(picture(one, label, coloured=out.color_system is not None and not out.no_color))
+    with until_closed():
+        while chunk := list(islice(texts, TEXTS_AT_ONCE)):
+            asked = {"audit": audit, "counterfactual": counterfactual, "leave_one_out": leave_one_out}
+            for one in predictor.explain(chunk, **asked, threshold=threshold):
+                number += 1
+                if html is not None and len(forms) < MOST_ON_A_PAGE:
+                    forms.append(one.to_dict(label=label))
+                if as_json:
+                    typer.echo(json.dumps(one.to_dict(label=label)))
+                elif html is None:
+                    out.print(picture(one, label, coloured=out.color_system is not None and not out.no_color))
     if html is not None:
         _write(html, forms, f"Why {model.name} answers as it does", number)
 
@@ -115,7 +122,7 @@ def _write(file: Path, forms: list[dict[str, Any]], title: str, number: int) -> 
     except OSError as error:
         raise DataError(f"Cannot write {file}: {error}. Give another --html FILE.") from error
     rest = f", the first of {number:,}" if number > len(forms) else ""
-    err.print(f"{len(forms):,} texts{rest} on [bold]{escape(str(file))}[/].", highlight=False, soft_wrap=True)
+    err.print(f"{counted(len(forms))}{rest} on [bold]{escape(str(file))}[/].", highlight=False, soft_wrap=True)
 
 
 def picture(explanation: "Explanation", label: str | None = None, *, coloured: bool = True) -> Group:

@@ -9,10 +9,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bertcnn.apps.options import Model
+from bertcnn.apps.options import Delimiter, Label, Model, Separator, Text, reading
 from bertcnn.apps.show import err, out
 from bertcnn.errors import BertCNNError, ModelError
-from bertcnn.settings import Settings, change, read_settings
+from bertcnn.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from bertcnn.text.dataset import Examples
@@ -28,9 +28,10 @@ def export(
     dev: Annotated[
         Optional[str], typer.Option(help="Labelled texts to prove it on; default: the dev texts of the training.")
     ] = None,
-    text: Annotated[str, typer.Option(help="Column with the texts of --dev.")] = "text",
-    label: Annotated[str, typer.Option(help="Column with the labels of --dev.")] = "label",
-    separator: Annotated[str, typer.Option(help="Between labels, where a text can have many.")] = "",
+    text: Text = None,
+    label: Label = None,
+    separator: Separator = None,
+    delimiter: Delimiter = None,
 ) -> None:
     """Write a model as an ONNX graph beside its weights, for prediction without torch.
 
@@ -43,13 +44,15 @@ def export(
     and in int8 where it loses more than half a point of accuracy on dev. `predict`, `evaluate` and the others then
     take the fastest that is there (`--backend`).
     """
-    from bertcnn.inference.export import export_onnx
-
     if not model.is_dir():
         raise ModelError(f"No model folder {str(model)!r}. Expected what 'bertcnn train --output' wrote.")
-    labelled = _given(dev, text, label, separator) if dev is not None else _dev_of_training(model, needed=int8)
+    err.print("Tracing the network, and proving the graph against torch: a minute or so.", highlight=False)
+    from bertcnn.inference.export import export_onnx
+
+    said = {"text": text, "label": label, "separator": separator, "delimiter": delimiter}
+    labelled = _given(model, dev, said) if dev is not None else _dev_of_training(model, needed=int8)
     texts = [] if labelled is not None else _built_in().texts
-    with err.status("Tracing, and proving against torch"):
+    with err.status("Working"):
         written = export_onnx(model, int8=int8, dev=labelled, texts=texts)
     table = Table(show_edge=False)
     for name in ("graph", "MB", "texts", "largest difference", "other answers", "accuracy", "torch"):
@@ -71,7 +74,8 @@ def export(
 def check(
     model: Model,
     source: Annotated[str, typer.Argument(help="Texts: a file, builtin:reviews, or hf:owner/name.")] = BUILT_IN,
-    text: Annotated[str, typer.Option(help="Column with the texts.")] = "text",
+    text: Text = None,
+    delimiter: Delimiter = None,
     limit: Annotated[int, typer.Option(help="Most texts to run.", min=1)] = 300,
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
@@ -81,17 +85,19 @@ def check(
 
     The largest difference of a logit and the number of other answers go into the folder's model card.
     """
+    err.print(f"Running up to {limit:,} texts in every way, by each backend: a minute or so.", highlight=False)
     from bertcnn.inference.certificate import certify, write_certificate
     from bertcnn.text.dataset import as_text, load_rows
     from bertcnn.text.files import check_column
 
-    rows = next(iter(load_rows(source, Settings().data).values()))
+    data = reading(model, source, text=text, delimiter=delimiter)
+    rows = next(iter(load_rows(source, data).values()))
     for row in rows[:1]:
-        check_column(row, text, "--text", source)
-    texts = [as_text(row[text]) for row in rows]
+        check_column(row, data.text, "--text", source, delimiter=data.delimiter)
+    texts = [as_text(row[data.text]) for row in rows]
     texts = ["", "a", *texts[: max(0, limit - 3)]]
     texts.append(" ".join(texts)[:20_000])  # longer than any encoder reads at once
-    with err.status(f"Running {len(texts):,} texts in every way"):
+    with err.status("Working"):
         checks = certify(model, texts)
     write_certificate(model, checks)
     if as_json:
@@ -106,10 +112,10 @@ def check(
     out.print(f"Written into [bold]{escape(str(model / 'README.md'))}[/].", highlight=False)
 
 
-def _given(source: str, text: str, label: str, separator: str) -> "Examples":
+def _given(model: Path, source: str, said: dict[str, str | None]) -> "Examples":
     from bertcnn.text.dataset import load_examples
 
-    parts = load_examples(source, change(Settings(), {"text": text, "label": label, "separator": separator}).data)
+    parts = load_examples(source, reading(model, source, **said))
     return next(parts[name] for name in ("dev", "test", "train") if parts.get(name))
 
 

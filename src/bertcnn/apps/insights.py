@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -11,8 +12,19 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bertcnn.apps.options import Delimiter, Device, Encoding, Model, Runner, Text, load_predictor, quiet
-from bertcnn.apps.show import err, out
+from bertcnn.apps.options import (
+    Delimiter,
+    Device,
+    Encoding,
+    Model,
+    Runner,
+    Text,
+    check_is_other,
+    load_predictor,
+    quiet,
+    reading,
+)
+from bertcnn.apps.show import counted, err, out
 from bertcnn.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,6 +34,7 @@ if TYPE_CHECKING:
 
 SHOWN_LABELS = 12
 SHOWN_PHRASES = 6
+TABLES = ("phrases.csv", "filters.csv", "texts.csv", "groups.csv")
 
 
 def insights(
@@ -30,17 +43,17 @@ def insights(
         str, typer.Argument(help="A .csv, .tsv, .jsonl or .parquet file; builtin:reviews; hf:owner/name; '-': lines.")
     ],
     output: Annotated[Path, typer.Option(help="Folder for insights.html and the tables.")] = Path("insights"),
-    text: Text = "text",
+    text: Text = None,
     label: Annotated[
         Optional[str],
-        typer.Option(help="Column with the labels; default: 'label', where it is there; '': none."),
+        typer.Option(help="Column with the labels; default: as in training, or 'label', where it is there; '': none."),
     ] = None,
     by: Annotated[
         Optional[str], typer.Option(help="Column with categories or dates (2024-05-31), to see how it moves.")
     ] = None,
     top: Annotated[int, typer.Option(help="Phrases of a label, and texts of a list, on the page.", min=1)] = 12,
     encoding: Encoding = "utf-8",
-    delimiter: Delimiter = "",
+    delimiter: Delimiter = None,
     backend: Runner = "auto",
     device: Device = None,
 ) -> None:
@@ -59,18 +72,20 @@ def insights(
     predictor = load_predictor(model, backend, device)
     from bertcnn.inference.insights import insights as find
     from bertcnn.inference.insights_report import write_insights
-    from bertcnn.settings import Settings, change
 
-    values = {"text": text, "encoding": encoding, "delimiter": delimiter}
-    values |= {"separator": "|" if predictor.is_multi_label else ""}
-    rows, label = _rows(source, change(Settings(), values).data, label, by)
-    data = change(Settings(), {**values, "label": label or "label"}).data
+    said = {"text": text, "label": label or None, "separator": None, "encoding": encoding, "delimiter": delimiter}
+    data = reading(model, source, **said)
+    data = replace(data, separator=(data.separator or "|") if predictor.is_multi_label else "")
+    for name in TABLES:
+        check_is_other(output / name, source, "A table of --output,")
+    rows, label = _rows(source, data, label, by)
+    data = replace(data, label=label or "label")
     texts, labelled, grouped = tee(rows, 3)
     with _progress() as progress:
         task = progress.add_task("reading", total=None)
         found = find(
             predictor,
-            (_text(row, text) for row in texts),
+            (_text(row, data.text) for row in texts),
             labels=_labels(labelled, source, data) if label else None,
             groups=(row[by] for row in grouped) if by else None,
             by=by or "",
@@ -104,7 +119,7 @@ def _rows(source: str, data: "DataSettings", label: str | None, by: str | None) 
     every = iter(rows)
     first = next(every)
     if label is None:
-        label = "label" if "label" in first else ""
+        label = data.label if data.label in first else ""
     for column, option in ((data.text, "--text"), (label, "--label"), (by, "--by")):
         if column:
             check_column(first, column, option, source, delimiter=data.delimiter)
@@ -146,7 +161,7 @@ def _say(found: "Insights", files: list[Path]) -> None:
         phrases = ", ".join(one.phrase for one in label.drivers[:SHOWN_PHRASES])
         table.add_row(escape(label.name), f"{label.texts:,}", escape(without_surrogates(phrases)))
     out.print(table)
-    said = [f"{found.texts:,} texts"]
+    said = [counted(found.texts)]
     if found.labelled:
         said.append(f"{found.labelled - found.right:,} of {found.labelled:,} labelled ones answered otherwise")
     if found.mistakes is not None:

@@ -3,27 +3,38 @@
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from bertcnn.errors import ModelError, nearest
-from bertcnn.settings import BackendName
+from bertcnn.errors import BertCNNError, DataError, ModelError, nearest
+from bertcnn.settings import BackendName, DataSettings, Settings, change, read_settings
 
 if TYPE_CHECKING:
     from bertcnn.inference.predictor import Predictor
 
 INTERRUPTED = 130
+CLOSED = 141
+"""Exit codes of what a signal ended, as shells have them: SIGINT, SIGPIPE."""
 
 Model = Annotated[Path, typer.Argument(help="Folder that `bertcnn train` wrote.")]
 Source = Annotated[str, typer.Argument(help="A .csv, .tsv, .jsonl or .parquet file; '-': lines from stdin.")]
 Labelled = Annotated[str, typer.Argument(help="Labelled texts: a file, builtin:reviews, or hf:owner/name.")]
-Text = Annotated[str, typer.Option(help="Column with the texts.")]
-Label = Annotated[str, typer.Option(help="Column with the labels.")]
-Separator = Annotated[str, typer.Option(help="Between labels, where a text can have many.")]
+Text = Annotated[
+    Optional[str], typer.Option(help="Column with the texts; default: as in training, or 'text'.", show_default=False)
+]
+Label = Annotated[
+    Optional[str], typer.Option(help="Column with the labels; default: as in training, or 'label'.", show_default=False)
+]
+Separator = Annotated[
+    Optional[str], typer.Option(help="Between labels; default: as in training, or '|' where a text can have many.")
+]
 Encoding = Annotated[str, typer.Option(help="Of csv, tsv and jsonl files.")]
-Delimiter = Annotated[str, typer.Option(help="Between csv columns; empty: a comma, and a tab for .tsv.")]
+Delimiter = Annotated[
+    Optional[str], typer.Option(help="Between csv columns; default: as in training, or a comma, and a tab for .tsv.")
+]
 Device = Annotated[Optional[str], typer.Option(help="cpu, cuda, ...; the GPU where there is one.")]
 Runner = Annotated[
     BackendName,
@@ -44,6 +55,74 @@ def load_predictor(model: Path, backend: BackendName, device: str | None, max_to
     from bertcnn.inference.predictor import Predictor
 
     return Predictor.load(model, backend=backend, device=device, max_tokens=max_tokens)
+
+
+def reading(model: Path, source: str, **said: str | None) -> DataSettings:
+    """Return how to read a source: as was said, else as the model's training texts, else as usual.
+
+    What training read counts for a file that has such columns, so that what was trained by ``--text review`` need
+    not be told again.
+
+    Args:
+        model: Folder of the model.
+        source: What is to be read.
+        said: Of ``text``, ``label``, ``separator``, ``delimiter``, ``encoding`` those that the command has; None where
+            nothing was said.
+    """
+    given = {name: value for name, value in said.items() if value is not None}
+    plain = change(Settings(), given).data
+    if source == "-" or source.startswith(("hf:", "builtin:")):
+        return plain
+    try:
+        trained = read_settings(model / "run.toml").data
+    except BertCNNError:
+        return plain
+    likely = {name: getattr(trained, name) for name in said if name not in given and name != "encoding"}
+    for choice in (likely, {**likely, "delimiter": plain.delimiter}):
+        header = _header(source, change(Settings(), {**choice, **given}).data)
+        there = {name: value for name, value in choice.items() if name not in {"text", "label"} or value in header}
+        found = change(Settings(), {**there, **given}).data
+        if found.text in header:
+            return found
+    return plain
+
+
+def _header(source: str, data: DataSettings) -> set[str]:
+    """Return the columns of a file; none where it cannot be read so."""
+    from bertcnn.text.files import read_rows
+
+    try:
+        return set(next(read_rows(source, encoding=data.encoding, delimiter=data.delimiter)))
+    except BertCNNError:
+        return set()
+
+
+def check_is_other(output: Path, source: str, option: str) -> None:
+    """Refuse to write over what is read.
+
+    Raises:
+        DataError: They are the same file.
+    """
+    is_same = output.resolve() == Path(source).resolve() or (
+        output.exists() and os.path.exists(source) and output.samefile(source)  # noqa: PTH110  # a text may be too long
+    )
+    if source != "-" and is_same:
+        raise DataError(f"{option} {output} is the input itself. Give another name.")
+
+
+@contextmanager
+def until_closed() -> Iterator[None]:
+    """End as quietly as other programs where who reads our output (``| head``) has read enough.
+
+    Source:
+        The manual of Python, library ``signal``, "Note on SIGPIPE".
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it is flushed once more at exit
+        raise typer.Exit(CLOSED) from None
 
 
 def read_texts(source: str, column: str, *, encoding: str, delimiter: str) -> Iterator[str]:

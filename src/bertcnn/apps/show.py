@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from bertcnn.inference.refusal import Operation
     from bertcnn.text.dataset import Splits
 
-out = Console()
+
+class _Output(Console):
+    """A console that leaves it to the commands what to do when nobody reads it any more."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+out = _Output()
 err = Console(stderr=True)
 
 SHOWN_LABELS = 12
@@ -54,16 +62,35 @@ def say_findings(console: Console, splits: "Splits") -> None:
         console.print("Leak check: no text is in two splits.", highlight=False)
 
 
+def counted(texts: int) -> str:
+    """Return a number of texts in words.
+
+    >>> counted(1), counted(1234)
+    ('1 text', '1,234 texts')
+    """
+    return f"{texts:,} text" + "s" * (texts != 1)
+
+
+def rate(number: int, seconds: float) -> str:
+    """Return how many a second, with a digit behind the point where they are few.
+
+    >>> rate(11, 38.1), rate(5000, 2.0)
+    ('0.3', '2,500')
+    """
+    value = number / max(seconds, 1e-9)
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
 def say_blank(texts: Iterable[str]) -> None:
     """Say how many texts are empty."""
     blank = sum(not text.strip() for text in texts)
     if blank:
-        err.print(f"{blank:,} texts are empty; they were classified like any other.", highlight=False)
+        err.print(f"Empty: {counted(blank)}, classified like any other.", highlight=False)
 
 
 def show_scores(scores: "Evaluation", title: str) -> None:
     """Show scores with their intervals, and each label with what it was taken for."""
-    table = Table(title=f"{escape(title)}: {scores.texts:,} texts", title_justify="left", show_edge=False)
+    table = Table(title=f"{escape(title)}: {counted(scores.texts)}", title_justify="left", show_edge=False)
     table.add_column("score")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")

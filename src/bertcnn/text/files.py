@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +24,8 @@ Row = dict[str, Any]
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 ROWS_AT_ONCE = 4096
+LONGEST_SHOWN = 60
+"""Of what was given for a file and is none."""
 
 # A field may hold a whole book; the limit is of the process, and 2**31 - 1 is its largest value everywhere.
 csv.field_size_limit(2**31 - 1)
@@ -44,11 +47,9 @@ def read_rows(file: str | Path, *, encoding: str = "utf-8", delimiter: str = "")
     """
     path = Path(file)
     ending = path.suffix.lower()
+    _check_is_file(path)
     if ending not in ENDINGS:
         raise DataError(f"{path} ends in {ending or 'nothing'!r}, expected one of {', '.join(ENDINGS)}.")
-    if not path.is_file():
-        there = [p.name for p in path.parent.glob("*") if p.is_file()] if path.parent.is_dir() else []
-        raise DataError(f"No file {str(path)!r}.{nearest(path.name, there)}")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty. Expected a table with a text in each row.")
     if ending == ".parquet":
@@ -63,6 +64,25 @@ def read_rows(file: str | Path, *, encoding: str = "utf-8", delimiter: str = "")
         yield row
     if not found:
         raise DataError(f"{path} has a header but no rows. Expected at least one.")
+
+
+def _check_is_file(path: Path) -> None:
+    """Refuse a folder, a name that is not there, and a text in the place of a file.
+
+    Raises:
+        DataError: It is one of these.
+    """
+    if os.path.isfile(path):  # noqa: PTH113  # of a name too long for one, False and no error
+        return
+    if os.path.isdir(path):  # noqa: PTH112
+        raise DataError(f"{path} is a folder. Expected a file that ends in one of {', '.join(ENDINGS)}.")
+    if " " in str(path) and path.suffix.lower() not in ENDINGS:
+        shown = str(path) if len(str(path)) <= LONGEST_SHOWN else f"{str(path)[:LONGEST_SHOWN]}..."
+        raise DataError(
+            f"No file {shown!r}. If it is a text: echo {shlex.quote(shown)} | bertcnn predict MODEL (or explain)."
+        )
+    there = [p.name for p in path.parent.glob("*") if p.is_file()] if path.parent.is_dir() else []
+    raise DataError(f"No file {str(path)!r}.{nearest(path.name, there)}")
 
 
 def read_lines(file: IO[bytes], name: str, *, encoding: str = "utf-8") -> Iterator[str]:
@@ -91,14 +111,20 @@ def check_column(row: Row, column: str, option: str, file: str | Path, *, delimi
         return
     names = list(row)
     hint = nearest(column, names)
-    if len(names) == 1 and Path(file).suffix.lower() in DELIMITERS:
-        other = next((d for d in (";", "\t", ",", "|") if d in names[0] and d != delimiter), "")
-        if other:
-            shown = "'\\t'" if other == "\t" else repr(other)
-            hint = f" The header looks separated by {shown}: give --delimiter {shown}."
+    if Path(file).suffix.lower() in DELIMITERS:
+        hint = _other_delimiter(names, delimiter) or hint
     raise DataError(
         f"{file} has no column {column!r}. Its columns: {', '.join(map(repr, names))}.{hint} Choose with {option}."
     )
+
+
+def _other_delimiter(header: Sequence[str], delimiter: str) -> str:
+    """Return advice on the delimiter where a header of one column holds another one, else nothing."""
+    other = (
+        next((d for d in (";", "\t", ",", "|") if d in header[0] and d != delimiter), "") if len(header) == 1 else ""
+    )
+    shown = "'\\t'" if other == "\t" else repr(other)
+    return f" The header looks separated by {shown}: give --delimiter {shown}." if other else ""
 
 
 def _one_character(delimiter: str) -> str:
@@ -173,10 +199,9 @@ def _read_separated(path: Path, encoding: str, delimiter: str) -> Iterator[Row]:
                 "A text with quotes, commas or line breaks must stand in quotes, its own quotes doubled."
             ) from error
     if ragged:
-        raise DataError(
-            f"{path} has {len(header)} columns, but {'; '.join(ragged)}. "
-            "Quote texts that hold the delimiter, or give --delimiter."
-        )
+        columns = f"{len(header)} column" + "s" * (len(header) != 1)
+        advice = _other_delimiter(header, delimiter) or " Quote texts that hold the delimiter, or give --delimiter."
+        raise DataError(f"{path} has {columns}, but {'; '.join(ragged)}.{advice}")
 
 
 def _read_jsonl(path: Path, encoding: str) -> Iterator[Row]:
