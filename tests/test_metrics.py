@@ -14,7 +14,13 @@ from sklearn import metrics as theirs
 
 from bertcnn import evaluate
 from bertcnn.inference import metrics
-from bertcnn.inference.calibration import FEWEST_POSITIVES, fit_temperature, fit_thresholds, probabilities_of
+from bertcnn.inference.calibration import (
+    FEWEST_POSITIVES,
+    fit_temperature,
+    fit_thresholds,
+    probabilities_of,
+    said_of_rare,
+)
 from bertcnn.inference.metrics import decide
 
 SCORES = ("accuracy", "macro_f1", "micro_f1", "log_loss", "calibration_error")
@@ -113,7 +119,7 @@ def test_sure_and_wrong_is_bounded() -> None:
 
 def test_one_text() -> None:
     found = evaluate(np.array([1]), np.array([[0.3, 0.7]]), ["a", "b"])
-    assert found.headlines["accuracy"] == metrics.Estimate(1.0, 1.0, 1.0)
+    assert found.headlines["accuracy"] == metrics.Estimate(1.0, pytest.approx(0.2065, abs=1e-4), 1.0)
     assert found.headlines["log_loss"].value == pytest.approx(-math.log(0.7))
     assert found.headlines["log_loss"].low == found.headlines["log_loss"].high
     assert found.headlines["calibration_error"].value == pytest.approx(0.3)
@@ -195,6 +201,32 @@ def test_decisions() -> None:
 # ---- intervals
 
 
+@pytest.mark.parametrize(
+    ("hits", "count", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),  # Newcombe (1998), "Two-sided confidence intervals", table I, method 3
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_is_as_published(hits: int, count: int, low: float, high: float) -> None:
+    assert metrics.wilson(hits / count, count) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize("rate", [0.8, 0.97])
+def test_the_interval_of_f1_holds_the_truth_as_often_as_it_says(rate: float) -> None:
+    """Of balanced labels and errors both ways, macro F1 of ever more texts is the accuracy."""
+    generator = np.random.default_rng(2)
+    held = 0
+    for i in range(200):
+        truth = generator.integers(0, 2, 80)
+        answers = np.where(generator.random(80) < rate, truth, 1 - truth)
+        found = evaluate(truth, np.eye(2)[answers], ["a", "b"], resamples=200, seed=i).headlines["macro_f1"]
+        held += found.low <= rate <= found.high
+    assert 0.91 <= held / 200 <= 1.0
+
+
 def test_the_interval_holds_the_truth_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "SCORES", {"accuracy": metrics.accuracy})
     generator = np.random.default_rng(1)
@@ -234,13 +266,19 @@ def test_more_texts_give_a_narrower_interval() -> None:
     assert width(1600) == pytest.approx(width(100) / 4, rel=0.25)
 
 
-def test_the_interval_of_a_perfect_score_is_a_point() -> None:
-    """A percentile bootstrap cannot see beyond what it was shown: no error there, none in any resample."""
-    truth = np.array([0, 1] * 20)
-    table = np.eye(2)[truth]
-    found = evaluate(truth, table, ["a", "b"], resamples=100)
-    for name in ("accuracy", "macro_f1", "micro_f1"):
-        assert found.headlines[name] == metrics.Estimate(1.0, 1.0, 1.0)
+def test_no_mistake_among_few_texts_is_no_proof_of_none() -> None:
+    """A percentile bootstrap said 1.000 to 1.000: no error there, none in any resample."""
+    for truth, names in ((np.array([0, 1] * 25), "ab"), (np.eye(3, dtype=int)[[0, 1, 2, 0, 1] * 10], "abc")):
+        table = np.eye(2)[truth] if truth.ndim == 1 else truth.astype(float)
+        for answers, at in ((table, 1.0), (1 - table, 0.0)):
+            found = evaluate(truth, answers, list(names), resamples=400)
+            for name in ("accuracy", "macro_f1", "micro_f1"):
+                estimate = found.headlines[name]
+                assert estimate.value == at
+                assert 0.01 < estimate.high - estimate.low < 0.15, (name, estimate)
+                assert at in (estimate.low, estimate.high)
+            assert found.headlines["accuracy"].low == pytest.approx(0.9287 if at else 0.0, abs=1e-4)
+    found = evaluate(np.array([0, 1] * 20), np.eye(2)[[0, 1] * 20], ["a", "b"], resamples=100)
     assert found.headlines["log_loss"] == metrics.Estimate(0.0, 0.0, 0.0)
 
 
@@ -320,20 +358,28 @@ def test_a_threshold_stands_half_way_to_the_next_score() -> None:
     assert fit_thresholds(scores[:, None], truth[:, None]) == pytest.approx([0.5])
 
 
-def test_a_rare_label_takes_the_threshold_of_all() -> None:
+def test_rare_labels_share_a_threshold_of_their_own() -> None:
+    """The commonest label decided it, and rare ones were never said."""
     generator = np.random.default_rng(0)
-    truth = np.zeros((100, 3))
+    truth = np.zeros((100, 4))
     truth[:40, 0] = 1
     truth[:FEWEST_POSITIVES, 1] = 1
     truth[: FEWEST_POSITIVES - 1, 2] = 1
-    table = expit(generator.normal(size=truth.shape) + 2 * truth - np.array([2.0, 1.0, 0.0]))
-    first, second, third = fit_thresholds(table, truth)
+    truth[10 : 10 + FEWEST_POSITIVES - 2, 3] = 1
+    table = expit(generator.normal(size=truth.shape) + 2 * truth - np.array([2.0, 1.0, 3.0, 3.0]))
+    first, second, third, fourth = fit_thresholds(table, truth)
     for k, threshold in enumerate((first, second)):
         found = theirs.f1_score(truth[:, k], table[:, k] >= threshold)
         assert found == pytest.approx(best_f1(table[:, k], truth[:, k]))
-    assert third not in (first, second)
-    found = theirs.f1_score(truth.ravel(), table.ravel() >= third)
-    assert found == pytest.approx(best_f1(table.ravel(), truth.ravel()))
+    assert third == fourth not in (first, second)
+    found = theirs.f1_score(truth[:, 2:].ravel(), table[:, 2:].ravel() >= third)
+    assert found == pytest.approx(best_f1(table[:, 2:].ravel(), truth[:, 2:].ravel()))
+    assert fit_thresholds(table[:, :3], truth[:, :3]) == [first, second, 0.5]  # too few even together
+
+
+def test_what_is_said_of_rare_labels() -> None:
+    assert said_of_rare([40, 5]) == ""
+    assert said_of_rare([40, 4, 0]).startswith("2 of 3 labels have fewer than 5 dev texts and share one threshold.")
 
 
 def test_thresholds_where_there_is_nothing_to_choose() -> None:

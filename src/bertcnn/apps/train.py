@@ -88,6 +88,7 @@ def train(
     try:
         splits = load_splits(source, settings.data, dev=dev, test=test, seed=settings.training.seed)
         say_findings(console, splits)
+        from bertcnn.inference.calibration import said_of_rare
         from bertcnn.training.save import save
         from bertcnn.training.train import train as run
 
@@ -111,7 +112,8 @@ def train(
         logs.mkdir(parents=True, exist_ok=True)
         shutil.move(event, logs / event.name)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    for warning in trained.warnings:
+    rare = said_of_rare([row["support"] for row in trained.dev.labels.values()])
+    for warning in [*trained.warnings, *([rare] if rare and trained.predictor.is_multi_label else [])]:
         err.print(f"[yellow]Warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
     if trained.cut_texts:
         err.print(

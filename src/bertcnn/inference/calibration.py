@@ -1,5 +1,7 @@
 """Probabilities that mean what they say: a temperature and thresholds, fitted on the dev split."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, log_softmax
@@ -7,7 +9,7 @@ from scipy.special import expit, log_softmax
 from bertcnn.inference.metrics import Floats, Truth
 
 FEWEST_POSITIVES = 5
-"""A label with fewer on dev gets the threshold that is best for all labels together."""
+"""A label with fewer on dev shares a threshold with the others that have fewer."""
 
 
 def fit_temperature(logits: Floats, truth: Truth) -> float:
@@ -34,13 +36,37 @@ def fit_temperature(logits: Floats, truth: Truth) -> float:
 def fit_thresholds(probabilities: Floats, truth: Truth) -> list[float]:
     """Return for each label the probability from which to say it, so that F1 is greatest.
 
+    Labels with too few texts share the threshold that is best for them together; were common labels
+    among them, these would decide it. If even together they have too few, it is 0.5.
+
     Args:
         probabilities: Float ``(N, K)``.
         truth: 0 and 1, ``(N, K)``.
     """
-    shared = _best_threshold(probabilities.ravel(), truth.ravel())
-    enough = truth.sum(axis=0) >= FEWEST_POSITIVES
-    return [_best_threshold(probabilities[:, k], truth[:, k]) if enough[k] else shared for k in range(truth.shape[1])]
+    rare = is_rare(truth.sum(axis=0))
+    together = truth[:, rare]
+    shared = _best_threshold(probabilities[:, rare].ravel(), together.ravel()) if not is_rare(together.sum()) else 0.5
+    return [shared if rare[k] else _best_threshold(probabilities[:, k], truth[:, k]) for k in range(truth.shape[1])]
+
+
+def is_rare(texts: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Return which numbers of texts are too few for a threshold of their own."""
+    return np.asarray(texts) < FEWEST_POSITIVES
+
+
+def said_of_rare(texts: Sequence[float]) -> str:
+    """Return a warning where labels share a threshold, by the dev texts of each label; else nothing.
+
+    >>> said_of_rare([40, 3, 12])
+    '1 of 3 labels has fewer than 5 dev texts, too few for a threshold of its own.'
+    """
+    count = int(is_rare(texts).sum())
+    if count == 1:
+        return (
+            f"1 of {len(texts)} labels has fewer than {FEWEST_POSITIVES} dev texts, too few for a threshold of its own."
+        )
+    shared = f"{count} of {len(texts)} labels have fewer than {FEWEST_POSITIVES} dev texts and share one threshold."
+    return f"{shared} More dev texts (--dev-fraction) would give them their own." if count else ""
 
 
 def probabilities_of(logits: Floats, *, many: bool) -> npt.NDArray[np.float64]:

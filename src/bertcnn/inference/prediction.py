@@ -19,8 +19,8 @@ class Prediction:
 
     Attributes:
         label: The likeliest label; where a text can have many, those that hold, joined by ``|``.
-        confidence: The probability of ``label``; where a text can have many, of the whole set, the
-            labels taken as independent.
+        confidence: The probability of ``label``; where a text can have many, that the whole set is right, the
+            labels taken as independent: it falls with their number, and is no probability of one label.
         probabilities: Of every label, by name, in the order of the model.
         labels: Where a text can have many, those that hold; else None.
     """
