@@ -58,8 +58,20 @@ def template(name: str, package: str = "bertcnn.inference") -> Any:
         undefined=jinja2.StrictUndefined,
     )
     engine.filters["signed"] = lambda value: signed(value)
+    engine.filters["sure"] = lambda value: sure(value)
     engine.filters["percent"] = lambda value: f"{100 * value:.0f} %"
     return engine.get_template(name)
+
+
+def sure(probability: float) -> str:
+    """Return a probability in percent; never as if nothing else were possible, which no model can say.
+
+    >>> sure(0.8294), sure(0.99996), sure(0.0)
+    ('82.9 %', 'over 99.9 %', 'under 0.1 %')
+    """
+    if probability >= 0.9995:
+        return "over 99.9 %"
+    return f"{100 * probability:.1f} %" if probability >= 0.0005 else "under 0.1 %"
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -135,7 +147,9 @@ def marks(form: Form) -> list[Form]:
 
 def left_out(form: Form) -> list[tuple[str, float]]:
     """Return the words without which the margin changes most, and what it loses; none if none was left out."""
-    effects = [(word["text"], e) for word, e in zip(form["words"], form["why"]["word_effects"], strict=True) if e]
+    effects = [
+        (_short(word["text"]), e) for word, e in zip(form["words"], form["why"]["word_effects"], strict=True) if e
+    ]
     return sorted(effects, key=lambda pair: -abs(pair[1]))[:SHOWN_WORDS]
 
 
@@ -166,13 +180,16 @@ def _kept(text: str, words: list[tuple[Form, float]]) -> list[tuple[int, int]]:
 
 
 def shown_phrase(text: str, phrase: Form) -> str:
-    """Return a phrase with an ellipsis where it begins or ends inside a word, and without line breaks."""
+    """Return a phrase with an ellipsis where it begins or ends inside a word, without line breaks.
+
+    Of a very long one, such as a word of a thousand letters, its beginning and its end.
+    """
     start, end = phrase["start"], phrase["end"]
     if start == end:
         return str(phrase["text"])
     before = "\u2026" if start > 0 and text[start - 1].isalnum() and text[start].isalnum() else ""
     after = "\u2026" if end < len(text) and text[end].isalnum() and text[end - 1].isalnum() else ""
-    return before + " ".join(text[start:end].split()) + after
+    return before + _short(" ".join(text[start:end].split())) + after
 
 
 def _struck(form: Form) -> list[Form]:
@@ -187,14 +204,14 @@ def _struck(form: Form) -> list[Form]:
         if begin > at:
             parts.append({"text": _short(text[at:begin], first=at == 0), "out": False})
         if end > begin:
-            parts.append({"text": text[begin:end], "out": True})
+            parts.append({"text": _short(text[begin:end]), "out": True})
         at = max(at, end)
     parts.append({"text": _short(text[at:], last=True), "out": False})
     return [part for part in parts if part["text"]]
 
 
 def _short(text: str, *, first: bool = False, last: bool = False) -> str:
-    """Return what of a kept stretch is near to what is taken out."""
+    """Return what of a long stretch is near to its ends, or to the one that another stretch follows."""
     if len(text) <= 2 * AROUND:
         return text
     head, tail = ("" if first else text[:AROUND]), ("" if last else text[-AROUND:])
