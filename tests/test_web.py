@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import csv
 import io
 import json
@@ -11,12 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import pytest
@@ -29,9 +30,11 @@ from bertcnn.apps import web_file
 from bertcnn.apps.hosting import Host, Hosted
 from bertcnn.apps.limits import ServerSettings
 from bertcnn.apps.server import create_app
-from bertcnn.apps.web_file import read_table
-from bertcnn.apps.workers import _Server
+from bertcnn.apps.service import Service
+from bertcnn.apps.web_file import read_table, without_formulas
+from bertcnn.apps.workers import _Server, connections
 from bertcnn.errors import DataError
+from bertcnn.inference.page import sure
 from bertcnn.settings import change
 from bertcnn.text.dataset import Splits
 
@@ -43,13 +46,22 @@ TEXT = "the film was not really so good and the staff was awful"
 ATTACK = '<script>window.pwned=1</script><img src=x onerror="window.pwned=2"> ${window.pwned=3} {{value}} </textarea>'
 KEY = "a-secret-key"
 HTTP = httpx2.Client(timeout=20, trust_env=False)
+T = TypeVar("T")
 
 
 @contextmanager
 def serving(settings: ServerSettings) -> Iterator[str]:
     """Run the application with its page in a thread, and give its address."""
     app = create_app(settings, pages=[web.page])
-    config = uvicorn.Config(app, port=0, access_log=False, log_config=None, timeout_graceful_shutdown=20)
+    config = uvicorn.Config(
+        app,
+        port=0,
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=20,
+        http=connections(settings),
+        ws="none",
+    )
     server = _Server(config, [app])
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -153,14 +165,24 @@ def test_a_text_is_answered_and_its_phrases_are_coloured(
         answer = reference.predict([TEXT])[0]
         rows = seen(page, ".bw-answer tr")
         assert rows.count() == 2
-        assert rows.first.inner_text().split() == [answer.label, f"{100 * answer.confidence:.1f}", "%"]
+        assert rows.first.inner_text().split() == [answer.label, *sure(answer.confidence).split()]
         assert "bw-holds" in rows.first.get_attribute("class")
         assert seen(page, ".bx-text").inner_text() == TEXT
         strongest = max(seen(page, ".bx-text mark").all(), key=lambda mark: abs(strength(mark)))
         assert strongest.inner_text() in TEXT.split()
         assert seen(page, ".bx tbody tr").count() > 3
+        zero, dot = page.evaluate(MIDDLES)
+        assert abs(zero - dot) < 2
+        assert seen(page, ".bw-examples button").first.bounding_box()["height"] >= 32
         assert not overflows(page)
         shoot(page, f"one-{scheme}-{width}")
+
+
+MIDDLES = """() => {
+  const box = one => document.querySelector(one).getBoundingClientRect(), line = box('.bx .bx-bar div');
+  const [left, right] = [box('.bx-axis span:first-child').right, box('.bx-axis span:last-child').left];
+  return [line.left + line.width / 2, (left + right) / 2];
+}"""
 
 
 def strength(mark: Any) -> float:
@@ -208,7 +230,7 @@ def test_two_models_stand_side_by_side(
         assert ("agree" in said) == (answers[0].label == answers[1].label)
         names = ("<b>reviews<b>", "cnn-alone")
         for name, answer in zip(names, answers, strict=True):
-            assert f"{name}: {answer.label}, {100 * answer.confidence:.0f} % sure" in said
+            assert f"{name}: {answer.label}, {sure(answer.confidence)} sure" in said
         assert seen(page, ".bx").count() == 2
         places = [one.bounding_box() for one in seen(page, ".bx").all()]
         assert (places[0]["y"] == places[1]["y"]) == (width > 600)
@@ -232,6 +254,7 @@ def test_a_file_comes_back_classified(
         page.get_by_role("button", name="Classify the file").click()
         why = page.get_by_text("Download reviews.insights.html")
         why.wait_for()
+        assert page.get_by_role("button", name="Stop").locator("visible=true").count() == 0
         link = page.get_by_text("Download reviews.classified.csv")
         assert "160 rows" in seen(page, ".bw-answer").inner_text()
         assert not overflows(page)
@@ -254,11 +277,19 @@ def test_a_file_comes_back_classified(
 WRONG = {
     "empty.csv": (b"", "empty"),
     "no-rows.csv": (b"text,label\n", "header but no rows"),
-    "picture.csv": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0", "not a text table"),
-    "ragged.csv": (b"text,label\na,b\na,b,c\n", "2 columns"),
+    "picture.csv": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0", "picture.csv is not a text file"),
+    "noise.csv": (b"text\n\x81\x8d\n", "noise.csv is not a text file"),
+    "paper.pdf": (b"%PDF-1.7\n", "paper.pdf ends in '.pdf', expected .csv, .tsv, .jsonl. Save your table as csv."),
+    "ragged.csv": (
+        b"text,label\na,b\na,b,c\n",
+        "different numbers of columns: 2 in the first line, but row 2 (line 3) has 3",
+    ),
     "taken.csv": (b"text,prediction\ngood,1\n", "'prediction' already"),
     "cut.jsonl": (b'{"text": "good"}\n{"text": ', "line 2 is not JSON"),
-    "<img src=x onerror=window.pwned=4>.csv": (b'text,"<img src=x onerror=window.pwned=5>"\na\n', "2 columns"),
+    "<img src=x onerror=window.pwned=4>.csv": (
+        b'text,"<img src=x onerror=window.pwned=5>"\na\n',
+        "2 in the first line",
+    ),
 }
 
 
@@ -270,15 +301,33 @@ def test_a_wrong_file_gives_a_message(browser: Any, address: str) -> None:
                 page.get_by_role("button", name="Classify the file").click()
             seen(page, ".bw-message").filter(has_text=said).wait_for()
             assert web._files().name not in seen(page, ".bw-message").inner_text()
+            assert "--" not in seen(page, ".bw-message").inner_text()  # nobody on a page can give an option
             shoot(page, "wrong-file")
             page.get_by_label("Clear").or_(page.get_by_role("button", name="Remove")).first.click()
 
 
 def test_a_file_that_is_too_large_gives_a_message(browser: Any, address: str) -> None:
     with opened(browser, address) as page:
-        drop(page, "large.csv", b"text\n" + b"good\n" * 60_000)
-        page.get_by_text("exceed the maximum allowed size").first.wait_for()
-        shoot(page, "large-file")
+        for _ in range(2):  # the same one again, too
+            drop(page, "large.csv", b"text\n" + b"good\n" * 60_000)
+            said = seen(page, ".bw-message").filter(has_text="large.csv has 300,005 bytes, expected at most 200,000.")
+            said.wait_for()
+            shoot(page, "large-file")
+        drop(page, "small.csv", b"text\ngood\n")
+        page.get_by_label("Column with the texts").wait_for()
+        assert seen(page, ".bw-message").count() == 0
+
+
+def test_a_large_file_that_is_dropped_is_not_sent_either(browser: Any, address: str) -> None:
+    fall = """size => { const given = new DataTransfer(); given.items.add(new File(['x'.repeat(size)], 'x.csv'));
+      const input = document.querySelector('input[type=file]'), place = input.closest('button') ?? input;
+      place.dispatchEvent(new DragEvent('drop', {dataTransfer: given, bubbles: true, cancelable: true})); }"""
+    with opened(browser, address) as page:
+        page.get_by_role("tab", name="A file").click()
+        page.locator("input[type=file]").wait_for(state="attached")
+        page.evaluate(fall, 200_001)
+        seen(page, ".bw-message").filter(has_text="x.csv has 200,001 bytes").wait_for()
+        assert "x.csv" not in page.locator(".block:has(> input[type=file]), .file-preview").all_inner_texts()
 
 
 def test_what_users_write_is_escaped(browser: Any, address: str) -> None:
@@ -310,6 +359,9 @@ def test_a_hundred_thousand_characters_are_answered_and_more_are_refused(browser
         seen(page, ".bx mark").first.wait_for()
         ask(page, long + "!")
         seen(page, ".bw-message").filter(has_text="100,001 characters, expected at most 100,000").wait_for()
+        ask(page, "good" * 25_000)  # one word
+        page.wait_for_function("() => document.querySelector('.bx-text')?.innerText.startsWith('goodgood')")
+        assert page.evaluate("document.documentElement.scrollHeight") < 3000
         ask(page, "x" * 1_100_000)
         page.get_by_text("expected at most 1,048,576").wait_for()
         shoot(page, "too-long")
@@ -387,9 +439,86 @@ def test_a_forged_file_is_not_read(address: str, csv_file: Path) -> None:
         assert "Traceback" not in json.dumps(told)
 
 
-def said_by(service: Any) -> str:
-    with ThreadPoolExecutor(1) as pool:  # playwright keeps an event loop in the main thread
-        return pool.submit(asyncio.run, web.answer_one(service, "x")).result()
+def said_by(service: Any, text: str = "x") -> str:
+    return outside(web.answer_one(service, text))
+
+
+def outside(work: Coroutine[Any, Any, T]) -> T:
+    """Run it in another thread: playwright keeps an event loop in the main one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
+@pytest.mark.parametrize("text", ["", " \n\u3000\t"])
+def test_a_blank_text_is_asked_for(folder: Path, text: str) -> None:
+    service = Service(ServerSettings(model=folder, web=True))
+    assert "Write a text first." in said_by(service, text)
+    assert "Write a text first." in outside(web.answer_two(service, service, text))[0]
+
+
+def test_cells_of_a_download_are_no_formulas() -> None:
+    cells = ["=1+1", "+cmd", "-2+3", "@x", "\t=1", "\r=1", "-5", "+0.5", "-1,000.5", "good", "", "a=b", 3, None]
+    (row,), changed = without_formulas([{f"c{i}": cell for i, cell in enumerate(cells)} | {"=name": "x"}])
+    assert list(row.values()) == [*(f"'{cell}" for cell in cells[:6]), *cells[6:], "x"]
+    assert list(row)[-1] == "'=name"
+    assert changed == 7
+
+
+@pytest.mark.parametrize("work", ["classify", "stop"])
+def test_insights_tell_how_far_they_are_one_file_at_a_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    at_once, most, ended = 0, 0, threading.Event()
+    plain = web_file.insights
+
+    def slow(predictor: Any, texts: list[str], progress: Any) -> Any:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        try:
+            for count in range(1, 6 if work == "classify" else 1000):
+                time.sleep(0.02)
+                progress(count)
+                predictor.backend.pause()
+            return plain(predictor, texts)
+        finally:
+            at_once -= 1
+            ended.set()
+
+    monkeypatch.setattr(web_file, "insights", slow)
+    monkeypatch.setattr(web_file, "LOOK_SECONDS", 0.01)
+    (tmp_path / "a.csv").write_text("text\n" + "good film\n" * 9)
+
+    async def states(service: Service) -> list[web_file.State]:
+        found = []
+        async with contextlib.aclosing(
+            web_file.classify_file(service, tmp_path / "a.csv", "text", folder=tmp_path)
+        ) as all_:
+            async for state in all_:
+                found.append(state)
+                if work == "stop" and "3 of 9 rows" in state.html:
+                    break
+        return found
+
+    async def play() -> list[list[web_file.State]]:
+        service = Service(ServerSettings(model=folder, web=True))
+        await service.open()
+        try:
+            return await asyncio.gather(*(states(service) for _ in range(2 if work == "classify" else 1)))
+        finally:
+            await service.close()
+
+    begun = time.monotonic()
+    found = outside(play())
+    if work == "stop":
+        assert ended.wait(5)
+        assert time.monotonic() - begun < 10  # and not the 20 s that it would take
+        return
+    assert most == 1
+    for one in found:
+        assert any("4 of 9 rows" in state.html for state in one)
+        assert one[-1].insights is not None
+        assert "9 rows in " in one[-1].html
 
 
 def test_our_own_faults_are_not_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -475,7 +604,7 @@ def test_a_file_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(DataError, match=r"a\.csv has more than 3 rows"):
         read_table(tmp_path / "a.csv")
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="bertcnn predict"):
+    with pytest.raises(DataError, match=r"ends in '\.parquet', expected \.csv, \.tsv, \.jsonl"):
         read_table(tmp_path / "a.parquet")
 
 

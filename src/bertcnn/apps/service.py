@@ -3,6 +3,7 @@
 The web page and every protocol call this, so that none of them has limits or answers of its own.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ class Service:
             observe=self.metrics.observe,
         )
         self.host = Host(settings, pause=self.batcher.breathe)
+        self.aside = asyncio.Lock()  # for whoever computes something large beside the lanes
         self.metrics.watch(lambda: (self.batcher.waiting_texts, self.batcher.waiting_tokens))
 
     async def open(self) -> Hosted:

@@ -24,7 +24,7 @@ from bertcnn.apps.batching import Busy
 from bertcnn.apps.hosting import Host
 from bertcnn.apps.middleware import log
 from bertcnn.apps.service import Service
-from bertcnn.apps.web_draw import draw, explanation, prediction, style
+from bertcnn.apps.web_draw import draw, explanation, prediction, script, style
 from bertcnn.apps.web_file import ENDINGS, State, Table, classify_file, read_table
 from bertcnn.apps.web_guard import ROOT, PageGuard
 from bertcnn.errors import BertCNNError, DataError, ModelError
@@ -88,8 +88,8 @@ def _mount(app: FastAPI, service: Service) -> None:
     theme.set(button_primary_background_fill="#12855f", button_primary_background_fill_hover="#0e6b4c")
     gr.mount_gradio_app(
         app, blocks, ROOT,
-        theme=theme, css=style(), footer_links=[], run_history=False, ssr_mode=False, pwa=False, show_error=False,
-        enable_monitoring=False, mcp_server=False, max_file_size=settings.max_upload_bytes,
+        theme=theme, css=style(), head=script(), footer_links=[], run_history=False, ssr_mode=False, pwa=False,
+        show_error=False, enable_monitoring=False, mcp_server=False, max_file_size=settings.max_upload_bytes,
     )  # fmt: skip
 
 
@@ -150,6 +150,8 @@ async def _answer(service: Service, work: Awaitable[_T]) -> _T:
 
 async def _explained(service: Service, text: str, name: str = "") -> tuple[str, dict[str, Any]]:
     """Return the picture of an answer, and its prediction."""
+    if not text.strip():
+        raise DataError("Write a text first.")
     longest = service.settings.max_characters
     if len(text) > longest:
         raise DataError(f"Got {len(text):,} characters, expected at most {longest:,}. Shorten or divide the text.")
@@ -233,7 +235,8 @@ def _question(answer: Any, places: Any) -> None:
         label="Your text", info="Enter classifies; Shift+Enter begins a new line.", lines=1, max_lines=12,
         elem_classes="bw-text",
     )  # fmt: skip
-    button = gr.Button("Classify", variant="primary")
+    with gr.Row(elem_classes="bw-buttons"):
+        button = gr.Button("Classify", variant="primary")
     with gr.Row(elem_classes="bw-examples"):
         examples = [(gr.Button(one, size="sm", min_width=100), one) for one in EXAMPLES]
     outputs = places()
@@ -244,15 +247,17 @@ def _question(answer: Any, places: Any) -> None:
 
 
 def _a_file(service: Service) -> None:
-    most = service.settings.max_upload_bytes / (1 << 20)
-    given = gr.File(label=f"{', '.join(ENDINGS)}; at most {most:.3g} MB", file_types=[*ENDINGS])
+    most = service.settings.max_upload_bytes
+    _html(draw("file_told", endings=ENDINGS, most=f"{most / (1 << 20):.3g} MB"))
+    given = gr.File(label="Your file")  # told what it may not be, Gradio speaks in its own words, and cannot be cleared
     _take_uploads_only(given)
+    _html(draw("too_large", most=most))
     column = gr.Dropdown([], label="Column with the texts", visible=False)
-    with gr.Row():
+    with gr.Row(elem_classes="bw-buttons"):
         button = gr.Button("Classify the file", variant="primary", interactive=False)
-        stop = gr.Button("Stop", interactive=False)
+        stop = gr.Button("Stop", visible=False)
     told = _html()
-    with gr.Row():
+    with gr.Row(elem_classes="bw-buttons"):
         made, why = gr.DownloadButton(visible=False), gr.DownloadButton(visible=False)
 
     async def look(path: str | None) -> tuple[Any, ...]:
@@ -264,11 +269,11 @@ def _a_file(service: Service) -> None:
     async def classify(path: str, name: str) -> AsyncIterator[tuple[Any, ...]]:
         async for state in _states(service, path, name):
             works = state.is_working
-            buttons = gr.Button(interactive=not works), gr.Button(interactive=works)
+            buttons = gr.Button(interactive=not works), gr.Button(visible=works)
             yield state.html, _download(state.file), _download(state.insights), *buttons
 
     def stopped() -> tuple[Any, ...]:
-        return draw("note", text="Stopped."), gr.Button(interactive=True), gr.Button(interactive=False)
+        return draw("note", text="Stopped."), gr.Button(interactive=True), gr.Button(visible=False)
 
     given.change(look, [given], [told, column, button, made, why], **_Private)
     work = button.click(

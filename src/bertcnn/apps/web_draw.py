@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bertcnn.inference.page import fragment, template
+from bertcnn.inference.page import fragment, sure, template
 from bertcnn.text.files import without_surrogates
 
 Form = dict[str, Any]
@@ -21,6 +21,11 @@ def draw(what: str, **values: Any) -> str:
 def style() -> str:
     """Return the page's own CSS."""
     return (Path(__file__).parent / "templates" / "web.css").read_text("utf-8")
+
+
+def script() -> str:
+    """Return the page's own script, as HTML."""
+    return str(template("web_head.html.j2", "bertcnn.apps").render())
 
 
 def explanation(form: Form, *, name: str = "") -> str:
@@ -42,10 +47,7 @@ def prediction(form: Form, *, name: str = "") -> str:
     """
     held = form.get("labels", [form["label"]])
     found = sorted(form["probabilities"].items(), key=lambda pair: -pair[1])
-    rows = [
-        {"label": label, "part": p, "shown": f"{100 * p:.1f} %", "holds": label in held}
-        for label, p in found[:SHOWN_LABELS]
-    ]
+    rows = [{"label": label, "part": p, "shown": sure(p), "holds": label in held} for label, p in found[:SHOWN_LABELS]]
     return draw("bars", rows=rows, rest=len(found) - len(rows), name=name)
 
 

@@ -1,24 +1,29 @@
 """A file of texts, dropped on the web page: read, classified through the server's queue, and written as csv."""
 
 import asyncio
+import re
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import mean
-from time import perf_counter
+from time import monotonic, perf_counter, sleep
 from typing import Any
 
 from bertcnn.apps.batching import Busy
+from bertcnn.apps.hosting import BreathingBackend
 from bertcnn.apps.service import Service
 from bertcnn.apps.web_draw import counted, draw
 from bertcnn.errors import BertCNNError, DataError
 from bertcnn.inference.insights import insights
 from bertcnn.inference.insights_report import page as draw_insights
 from bertcnn.inference.prediction import with_answer
+from bertcnn.inference.predictor import Predictor
 from bertcnn.text.dataset import as_text
 from bertcnn.text.files import Row, read_rows, write_rows
 
@@ -31,6 +36,14 @@ ROWS_LOOKED_AT = 100
 
 USUAL = ("text", "review", "sentence", "comment", "content", "message", "question", "body")
 """Names of columns with texts."""
+
+_RAGGED = re.compile(r"has (\d+) columns, but (.*)\. Quote texts")
+
+_FORMULA = re.compile(r"[=+\-@\t\r](?!\d[\d.,]*$)")
+"""What spreadsheets take for the beginning of a formula; a number is none."""
+
+LOOK_SECONDS, GIVE_WAY_SECONDS = 0.3, 1.0
+"""How often it is looked how far insights are, and the longest that a batch of theirs waits for texts of others."""
 
 PATIENCE = 60
 """How often a full queue is asked again before a file is given up."""
@@ -85,30 +98,44 @@ def read_table(path: Path) -> Table:
     """
     if path.suffix.lower() not in ENDINGS:
         raise DataError(
-            f"{path.name} ends in {path.suffix or 'nothing'!r}, expected {', '.join(ENDINGS)}. "
-            "For .parquet use the command 'bertcnn predict'."
+            f"{path.name} ends in {path.suffix or 'nothing'!r}, expected {', '.join(ENDINGS)}. Save your table as csv."
         )
     encoding = _encoding(path)
+    delimiter = _delimiter(path, encoding)
     try:
-        rows = read_rows(path, encoding=encoding, delimiter=_delimiter(path, encoding))
-        some = list(islice(rows, MOST_ROWS + 1))
+        some = list(islice(read_rows(path, encoding=encoding, delimiter=delimiter), MOST_ROWS + 1))
     except BertCNNError as error:
-        raise DataError(str(error).replace(str(path), path.name)) from error
+        said = str(error).replace(str(path), path.name)
+        raise DataError(_in_page_words(said, path.name, delimiter or "tab")) from error
     if len(some) > MOST_ROWS:
-        raise DataError(f"{path.name} has more than {MOST_ROWS:,} rows. Use the command 'bertcnn predict' for it.")
+        raise DataError(f"{path.name} has more than {MOST_ROWS:,} rows. Divide it into several files.")
     return Table(some, list(some[0]), _text_column(some[:ROWS_LOOKED_AT]), encoding)
 
 
 def _encoding(path: Path) -> str:
-    """Return how a file is to be read: as UTF-8 or UTF-16 if it can be, else as Windows writes the West's."""
+    """Return how a file is to be read: as UTF-8 or UTF-16 if it can be, else as Windows writes the West's.
+
+    Raises:
+        DataError: As none of them.
+    """
     data = path.read_bytes()
-    if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-        return "utf-16"
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return "cp1252"
-    return "utf-8"
+    is_wide = data[:2] in {b"\xff\xfe", b"\xfe\xff"}
+    for encoding in ("utf-16",) if is_wide else ("utf-8", "cp1252"):
+        with suppress(UnicodeDecodeError):
+            if is_wide or b"\0" not in data:
+                data.decode(encoding)
+                return encoding
+    raise DataError(f"{path.name} is not a text file, or it is damaged. Save your table as csv, in UTF-8.")
+
+
+def _in_page_words(said: str, name: str, delimiter: str) -> str:
+    """Return what is wrong with a file without the advice that only the command line can follow."""
+    if found := _RAGGED.search(said):
+        return (
+            f"{name}: rows have different numbers of columns: {found[1]} in the first line, but {found[2]}. "
+            f"Put texts in quotes that hold what stands between the columns ({delimiter})."
+        )
+    return " ".join(one for one in re.split(r"(?<=\.) (?=[A-Z])", said) if "--" not in one)
 
 
 def _delimiter(path: Path, encoding: str) -> str:
@@ -128,7 +155,7 @@ def _text_column(rows: list[Row]) -> str:
     return usual or max(names, key=lambda name: mean(len(str(row.get(name, ""))) for row in rows), default="")
 
 
-async def classify_file(service: Service, path: Path, column: str, *, folder: Path) -> AsyncIterator[State]:
+async def classify_file(service: Service, path: Path, column: str, *, folder: Path) -> AsyncGenerator[State, None]:
     """Classify the texts of an uploaded file, write it with the columns that ``bertcnn predict`` adds, and explain it.
 
     Args:
@@ -150,37 +177,92 @@ async def classify_file(service: Service, path: Path, column: str, *, folder: Pa
         yield State(draw("progress", done=len(done), total=len(table.rows)), is_working=True)
     place = Path(tempfile.mkdtemp(dir=folder))
     output = place / f"{path.stem}.classified.csv"
-    await asyncio.to_thread(write_rows, output, done)
-    heading = f"{len(done):,} rows in {perf_counter() - begun:.1f} s"
-    answers = counted(Counter(row["prediction"] for row in done), heading=heading)
-    yield State(answers + draw("note", text="Looking for what drives each label ..."), file=output, is_working=True)
+    harmless, changed = await asyncio.to_thread(without_formulas, done)
+    await asyncio.to_thread(write_rows, output, harmless)
+    answers = counted(Counter(row["prediction"] for row in done), heading=_took(len(done), perf_counter() - begun))
+    answers += draw("note", text=_QUOTED.format(changed)) if changed else ""
     page = place / f"{path.stem}.insights.html"
     texts = [as_text(row[column]) for row in done]
-    yield State(answers, file=output, insights=await _insights(service, texts, page, title=path.name))
+    async with aclosing(_insights(service, texts, page, title=path.name)) as steps:
+        async for read in steps:
+            yield State(answers + draw("looking", done=read, total=len(done)), file=output, is_working=True)
+    yield State(answers, file=output, insights=page if page.is_file() else None)
 
 
-async def _insights(service: Service, texts: list[str], page: Path, *, title: str) -> Path | None:
-    """Write a page on what drives each label over the texts; None where the model has no filters to tell."""
-    predictor = service.host.model.predictor
-    if not predictor.backend.spec.kernel_sizes:
-        return None
+def _took(rows: int, seconds: float) -> str:
+    time = f"{seconds:.1f} s" if seconds >= 0.1 else "less than 0.1 s"
+    return f"{rows:,} row{'s' if rows != 1 else ''} in {time}"
+
+
+_QUOTED = (
+    "Cells of your file that begin with =, +, - or @ have a ' before them in the csv ({:,} of them), "
+    "so that no spreadsheet takes them for formulas."
+)
+
+
+def without_formulas(rows: list[Row]) -> tuple[list[Row], int]:
+    """Return rows whose cells no spreadsheet computes, and how many were changed.
+
+    A table that passes through here comes from anybody, and is opened by somebody who trusts this server.
+    """
+    changed = 0
+
+    def quoted(cell: Any) -> Any:
+        nonlocal changed
+        if not isinstance(cell, str) or not _FORMULA.match(cell):
+            return cell
+        changed += 1
+        return f"'{cell}"
+
+    names = {name: quoted(name) for row in rows[:1] for name in row}
+    found = [{names.get(name, name): quoted(cell) for name, cell in row.items()} for row in rows]
+    return found, changed
+
+
+async def _insights(service: Service, texts: list[str], page: Path, *, title: str) -> AsyncGenerator[int, None]:
+    """Write a page on what drives each label over the texts; yield how many were read, now and then.
+
+    No page is written where the model has no filters to tell. One file at a time: this is beside all lanes.
+    """
+    if not service.host.model.predictor.backend.spec.kernel_sizes:
+        return
     is_over = threading.Event()
+    read = 0
 
-    def go_on(_: int) -> None:
+    def note(count: int) -> None:
+        nonlocal read
+        read = count
+
+    def write() -> None:
+        found = insights(_polite(service, is_over), texts, progress=note)
+        page.write_text(draw_insights(found, title=f"What drives {service.settings.model_name} on {title}"), "utf-8")
+
+    yield read
+    async with service.aside:
+        work = asyncio.create_task(asyncio.to_thread(write))
+        try:
+            while not (await asyncio.wait({work}, timeout=LOOK_SECONDS))[0]:
+                yield read
+            with suppress(BertCNNError):  # the answers are there all the same
+                work.result()
+        finally:
+            is_over.set()  # a thread cannot be stopped from outside
+            work.cancel()
+
+
+def _polite(service: Service, is_over: threading.Event) -> Predictor:
+    """Return the predictor that waits between its batches while texts of others wait for a core."""
+
+    def give_way() -> None:
+        end = monotonic() + GIVE_WAY_SECONDS
+        while service.batcher.waiting_texts and monotonic() < end and not is_over.is_set():
+            sleep(0.01)
         if is_over.is_set():
             raise InterruptedError
 
-    def write() -> None:
-        found = insights(predictor, texts, progress=go_on)
-        page.write_text(draw_insights(found, title=f"What drives {service.settings.model_name} on {title}"), "utf-8")
-
-    try:
-        await asyncio.to_thread(write)
-    except BertCNNError:  # the answers are there all the same
-        return None
-    finally:
-        is_over.set()  # a thread cannot be stopped from outside
-    return page
+    predictor = copy(service.host.model.predictor)
+    predictor.backend = BreathingBackend(predictor.backend, give_way, max_tokens=service.settings.max_batch_tokens)
+    return predictor
 
 
 async def classified(service: Service, table: Table, column: str) -> AsyncIterator[list[Row]]:
