@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -18,7 +19,7 @@ from bertcnn.inference import export as exporting
 from bertcnn.inference import golden
 from bertcnn.inference.certificate import END, START, certify, write_certificate
 from bertcnn.inference.export import export_onnx
-from bertcnn.inference.onnx_backend import FILES, OnnxBackend, threads
+from bertcnn.inference.onnx_backend import FILES, SLOW_FUSIONS, OnnxBackend, threads
 from bertcnn.network.encoder import load_tokenizer
 from bertcnn.text.dataset import Examples, Splits
 from bertcnn.text.tokens import make_batch, segments
@@ -46,7 +47,7 @@ def exported(folder: Path, splits: Splits, tmp_path_factory: pytest.TempPathFact
     assert written[0].difference < TOLERANCE
     assert written[0].flips == 0
     assert written[0].accuracy == written[0].torch_accuracy
-    assert 1e-3 < written[1].difference < 5  # logits of this model go to 15
+    assert 1e-3 < written[1].difference < 12  # logits of this model go to 35
     assert not list(place.glob(".export-*"))
     return place
 
@@ -110,7 +111,6 @@ def test_the_graph_needs_only_ids_and_mask(exported: Path) -> None:
 
 
 def test_attention_is_one_operator(exported: Path) -> None:
-    import onnx
 
     kinds = [node.op_type for node in onnx.load(exported / "model.onnx").graph.node]
     layers = Predictor.load(exported, backend="torch").model.config.num_hidden_layers
@@ -127,8 +127,31 @@ def test_attention_is_one_operator(exported: Path) -> None:
         assert not any(way["then_branch"][0].input[3:])
         assert way["else_branch"][0].input[5]
     eights = [node.op_type for node in onnx.load(exported / "model.int8.onnx").graph.node]
-    assert eights.count("MatMulInteger") >= 6 * layers + 1
-    assert "MatMul" not in eights
+    assert eights.count("MatMul") >= 6 * layers + 1
+    assert "DynamicQuantizeLinear" not in eights  # scales do not hang on the batch
+    assert kinds_run(exported / "model.int8.onnx").count("MatMulIntegerToFloat") == eights.count("MatMul")
+
+
+def kinds_run(graph: Path) -> list[str]:
+    """Return the operators that ONNX Runtime makes of a graph."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(graph.with_suffix(".optimized"))
+    onnxruntime.InferenceSession(str(graph), options, disabled_optimizers=SLOW_FUSIONS)
+    made = onnx.load(options.optimized_model_filepath)
+    Path(options.optimized_model_filepath).unlink()
+    return [node.op_type for node in made.graph.node]
+
+
+def test_in_int8_the_other_texts_of_a_batch_hardly_move_an_answer(exported: Path, splits: Splits) -> None:
+    predictor = Predictor.load(exported, backend="onnx-int8")
+    texts = list(splits.test.texts)
+    together = predictor.logits(texts)
+    alone = np.concatenate([predictor.logits([text]) for text in texts])
+    off = np.abs(together - predictor.__class__.load(exported, backend="torch").logits(texts)).max(axis=1)
+    moved = np.abs(together - alone).max(axis=1)
+    assert moved.mean() < off.mean() / 10
+    assert (together.argmax(axis=1) == alone.argmax(axis=1)).all()
 
 
 def test_predicting_by_onnx_loads_no_torch(exported: Path, tmp_path: Path) -> None:
@@ -282,7 +305,7 @@ def test_a_broken_install_is_found_at_load(own: Path, name: str) -> None:
 
 
 def test_a_model_loads_however_its_batches_are_made(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In int8 a text's logits move with its company, but what is compared at load does not."""
+    """In int8 a text's logits move a little with its company, but what is compared at load does not."""
     wanted = Predictor.load(own, backend="onnx-int8").in_one_batch().logits(golden.TEXTS)
     assert Predictor.load(own, backend="onnx-int8", max_tokens=1).predict(["good"])
     monkeypatch.setattr(OnnxBackend, "max_tokens", 8)
@@ -325,7 +348,8 @@ def test_a_way_that_differs_is_seen(own: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("traced")
-def test_the_commands(folder: Path, csv_file: Path, tmp_path: Path) -> None:
+def test_the_commands(folder: Path, csv_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "ACCURACY_TOLERANCE", 3.0)  # 32 numbers a state are few for 8 bits
     place = shutil.copytree(folder, tmp_path / "reviews")
     refused = call("export", place, "--int8")
     assert refused.code == 2

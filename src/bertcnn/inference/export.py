@@ -25,10 +25,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from bertcnn.errors import ModelError
-from bertcnn.inference.golden import TOLERANCE, write_golden
+from bertcnn.inference.golden import TEXTS, TOLERANCE, write_golden
 from bertcnn.inference.metrics import Truth
 from bertcnn.inference.onnx_backend import FILES, MADE_OF, OnnxBackend
 from bertcnn.inference.predictor import Predictor
+from bertcnn.inference.quantize import quantize
 from bertcnn.network.encoder import quiet_transformers
 from bertcnn.network.model import BertCNN
 from bertcnn.text.dataset import Examples
@@ -39,6 +40,9 @@ LOGIT_TOLERANCE = 1e-4
 
 ACCURACY_TOLERANCE = 0.5
 """Points of accuracy on dev that int8 may lose."""
+
+CALIBRATION_TEXTS = 256
+"""Texts by which the scales of int8 are set."""
 
 OPSET = 20
 FUSED = "bertcnn-onnx"
@@ -90,7 +94,10 @@ def export_onnx(
         _write_graph(folder, drafts["onnx"], made_of)
         if int8:
             drafts["onnx-int8"] = Path(scratch) / FILES["onnx-int8"]
-            quantize(drafts["onnx"], drafts["onnx-int8"])
+            exact = OnnxBackend(folder, "onnx", graph=drafts["onnx"])
+            pieces = predictor.tokenizer(proof.some(CALIBRATION_TEXTS))
+            with _silence():
+                quantize(drafts["onnx"], drafts["onnx-int8"], exact.batches(pieces, pad_id=predictor.tokenizer.pad_id))
         runners = {
             name: Predictor(OnnxBackend(folder, name, graph=draft), predictor.tokenizer)
             for name, draft in drafts.items()
@@ -122,6 +129,10 @@ class _Proof:
         labels = Labels(tuple(predictor.label_names), predictor.is_multi_label)
         truth = None if dev is None else labels.encode(dev.labels, where=dev.source)
         return cls(predictor, everything, predictor.logits(everything), truth)
+
+    def some(self, most: int) -> list[str]:
+        """Return texts from all over, and the golden ones, which are short and odd."""
+        return [*self.texts[:: max(1, -(-len(self.texts) // most))], *TEXTS]
 
     def check(self, other: Predictor, draft: Path, folder: Path) -> Exported:
         """Compare another runner with torch.
@@ -340,31 +351,6 @@ def _leave_out_zero_bias(graph: Any) -> None:
     graph.graph.initializer.append(helper.make_tensor("no_bias", TensorProto.FLOAT, [], [0.0]))
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
-
-
-def quantize(source: Path, file: Path) -> None:
-    """Write a graph with the weights of its matrix products in 8 bits, a scale a column.
-
-    Args:
-        source: A float32 graph.
-        file: Where to write; says of which weights it was made, if the source does.
-    """
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with _silence():
-        quantize_dynamic(
-            source,
-            file,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            op_types_to_quantize=["MatMul"],
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
-        )
-    graph = onnx.load(file)
-    props = onnx.load(source, load_external_data=False).metadata_props
-    onnx.helper.set_model_props(graph, {one.key: one.value for one in props})
-    onnx.save(graph, file)
 
 
 @contextmanager

@@ -76,11 +76,11 @@ class OnnxBackend(Backend):
         """Yield what is found in each batch."""
         asked = ["features", "positions", *(["states"] if with_states else [])]
         for batch in batches:
-            yield Pooled(batch, *self.session.run(asked, _feed(batch)))
+            yield Pooled(batch, *self.session.run(asked, feed(batch)))
 
     def states(self, batch: Batch) -> Floats32:
         """Return what the convolution reads of a batch."""
-        (states,) = self.session.run(["states"], _feed(batch))
+        (states,) = self.session.run(["states"], feed(batch))
         return np.asarray(states)
 
     def _weights(self, layer: str) -> tuple[Floats32, Floats32]:
@@ -91,11 +91,12 @@ class OnnxBackend(Backend):
             raise ModelError(f"Cannot read {self.folder / WEIGHTS}: {error}. Copy the whole folder again.") from error
 
 
-def _feed(batch: Batch) -> dict[str, Any]:
-    feed: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+def feed(batch: Batch) -> dict[str, Any]:
+    """Return a batch as the inputs of a graph."""
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if not batch.is_plain:
-        feed |= {"source": batch.source, "source_mask": batch.source_mask}
-    return feed
+        inputs |= {"source": batch.source, "source_mask": batch.source_mask}
+    return inputs
 
 
 def open_session(graph: Path) -> Any:

@@ -101,8 +101,8 @@ class Predictor:
     def in_one_batch(self) -> "Predictor":
         """Return the same, but taking the texts of a call in one batch, however much is padded.
 
-        In int8 a text's logits move with its company, so what is kept to compare with must not depend on
-        how batches are made.
+        In int8 a rounding that falls otherwise in another batch moves a text's logits a little, so what is kept to
+        compare with must not depend on how batches are made.
         """
         backend = WrappedBackend(self.backend)
         backend.max_tokens = backend.overhead_tokens = 1 << 30

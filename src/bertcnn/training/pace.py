@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertcnn.errors import ModelError
-from bertcnn.inference.export import export_onnx, quantize
+from bertcnn.inference.export import export_onnx
 from bertcnn.inference.onnx_backend import FILES, OnnxBackend
 from bertcnn.inference.predictor import Predictor
+from bertcnn.inference.quantize import quantize
 from bertcnn.network.encoder import quiet_transformers
 from bertcnn.network.model import BertCNN
 from bertcnn.text.tokens import PieceTokenizer
@@ -80,5 +81,6 @@ def _by_graphs(model: BertCNN, tokenizer: PieceTokenizer, text: str) -> Iterator
             return
         for name in reversed(FILES):
             if name == "onnx-int8":
-                quantize(folder / FILES["onnx"], folder / FILES[name])
+                batches = OnnxBackend(folder, "onnx").batches(tokenizer([text]), pad_id=tokenizer.pad_id)
+                quantize(folder / FILES["onnx"], folder / FILES[name], batches)
             yield Pace(name, latency_ms(Predictor(OnnxBackend(folder, name), tokenizer), text))
