@@ -26,7 +26,7 @@ from bertcnn.inference.groups import MOST_GROUPS, GroupColumn
 from bertcnn.inference.insights import insights
 from bertcnn.inference.insights_report import page, write_insights
 from bertcnn.inference.insights_result import Insights
-from bertcnn.inference.mistakes import probable_mistakes
+from bertcnn.inference.mistakes import can_judge, probable_mistakes
 from bertcnn.inference.phrases import PhraseTable, names_of
 from bertcnn.inference.winners import Span, Winners
 from bertcnn.network.encoder import load_tokenizer
@@ -378,8 +378,11 @@ def test_labels_of_a_model_with_many(tiny: str) -> None:
     assert found.errors is not None
     assert sorted(one.row - 1 for one in found.errors.texts) == wrong
     assert all(one.label is not None for one in found.errors.texts)
-    assert found.mistakes is not None
-    assert {one.row - 1 for one in found.mistakes.texts} <= set(range(len(texts)))
+    assert (found.mistakes is None) == found.withheld
+    again = insights(predictor, texts, labels=answers)
+    assert again.mistakes is not None
+    assert {one.row - 1 for one in again.mistakes.texts} <= set(range(len(texts)))
+    assert page(again, title="t").count("What speaks for") == sum(one.texts > 0 for one in again.labels)
 
 
 def test_probable_mistakes_are_the_labels_turned_round() -> None:
@@ -402,10 +405,38 @@ def test_probable_mistakes_are_the_labels_turned_round() -> None:
     assert probable_mistakes(np.zeros((5, 4)), chances[:5]) == []
 
 
+@pytest.mark.parametrize(
+    ("agreed", "commonest", "judges"),
+    [(9, 10, False), (45, 10, False), (90, 50, True), (86, 85, False), (93, 85, True)],
+)
+def test_a_weak_model_suspects_no_labels(agreed: int, commonest: int, judges: bool) -> None:
+    """Of 100 by ten; a model that was right in 9 % called 71 labels probably wrong."""
+    truth = np.concatenate([np.zeros(10 * commonest), 1 + np.arange(1000 - 10 * commonest) % 9]).astype(np.int64)
+    answers = np.where(np.arange(1000) % 100 < agreed, truth, (truth + 1) % 10)
+    assert can_judge(truth, answers) is judges
+    many = np.eye(10, dtype=np.int64)[truth]
+    assert can_judge(many, many)
+    assert not can_judge(many, np.zeros_like(many))
+
+
+def test_a_weak_model_says_that_it_withholds(two: Predictor, tmp_path: Path) -> None:
+    pytest.importorskip("cleanlab")
+    texts = the_texts()
+    answers = [one.label for one in two.predict(texts)]
+    names = two.label_names
+    for labels, withheld in (([names[names[0] == a] for a in answers], True), (answers, len(set(answers)) == 1)):
+        found = insights(two, texts, labels=labels)
+        assert found.withheld is withheld
+        assert (found.mistakes is None) == withheld
+        assert (
+            "None are named: the model answers 0 % of the texts as they are labelled" in page(found, title="t")
+        ) == withheld
+
+
 def test_without_cleanlab_there_is_a_note(two: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mistakes, "find_spec", lambda name: None)
     texts = the_texts(20)
-    found = insights(two, texts, labels=[two.label_names[i % 2] for i in range(len(texts))])
+    found = insights(two, texts, labels=[one.label for one in two.predict(texts)])
     assert found.mistakes is None
     assert found.errors is not None
     assert "pip install &#39;bertcnn[insights]&#39;" in page(found, title="t")

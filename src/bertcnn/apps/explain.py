@@ -42,6 +42,9 @@ BAR = 12
 LEVELS = (0.2, 0.5, 0.8)
 """Of a word's share, as parts of the greatest one: from where its mark is weak, middling, strong."""
 
+LEAST_TOLD = 1e-4
+"""What is unexplained and less than that is rounding, and says nothing to who reads shares of two digits."""
+
 STYLES = {
     True: ("green", "bold green", "bold black on green"),
     False: ("underline red", "bold underline red", "bold underline white on red"),
@@ -202,7 +205,8 @@ def _table(form: dict[str, Any]) -> Padding:
         total = sum(why["shares"][i] for i in rest)
         table.add_row(signed(total), *blank, f"{len(rest)} other phrase{'s' if len(rest) > 1 else ''}", style="dim")
     table.add_row(signed(why["bias"]), *blank, "bias", style="dim")
-    sum_up = Text.assemble((_margin(why), "bold"), (f"  unexplained {why['residual']:.0e}", "dim"))
+    rounding = f"  unexplained {why['residual']:.0e}" if abs(why["residual"]) >= LEAST_TOLD else ""
+    sum_up = Text.assemble((_margin(why), "bold"), (rounding, "dim"))
     table.add_row(signed(why["margin"]), *blank, sum_up)
     return Padding(table, (1, 0, 1, 2))
 

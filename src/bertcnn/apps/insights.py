@@ -65,8 +65,9 @@ def insights(
     `bertcnn insights models/reviews new.csv --output insights/new`
 
     Writes insights.html, one page without network, and phrases.csv, filters.csv, texts.csv: the phrases that
-    drive each label, how they move over a column, errors, the least sure texts, labels that are probably wrong, and
-    what the model's filters look for. Many labels a text are joined by `|`. Memory hardly grows with the rows.
+    drive each label, how they move over a column, errors, the least sure texts, labels to look at (where the model is
+    good enough to doubt them), and what the model's filters look for. Many labels a text are joined by `|`. Memory
+    hardly grows with the rows.
     """
     quiet()
     predictor = load_predictor(model, backend, device)
@@ -165,7 +166,7 @@ def _say(found: "Insights", files: list[Path]) -> None:
     if found.labelled:
         said.append(f"{found.labelled - found.right:,} of {found.labelled:,} labelled ones answered otherwise")
     if found.mistakes is not None:
-        said.append(f"{found.mistakes.count:,} labels probably wrong")
+        said.append(f"{found.mistakes.count:,} label{'s' * (found.mistakes.count != 1)} to look at")
     out.print(f"{', '.join(said)}.", highlight=False, soft_wrap=True)
     if found.unknown:
         names = ", ".join(repr(name) for name in list(found.unknown)[:5])
@@ -176,7 +177,14 @@ def _say(found: "Insights", files: list[Path]) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    if found.labelled and not can_find_mistakes():
+    if found.withheld:
+        err.print(
+            f"No label is named to look at: the model answers {found.right / found.labelled:.0%} of the texts as they "
+            "are labelled, so most of its doubts would be mistakes of its own.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    elif found.labelled and not can_find_mistakes():
         err.print(f"{NEEDS_CLEANLAB}", markup=False, highlight=False, soft_wrap=True)
     page = next(file for file in files if file.suffix == ".html")
     rest = ", ".join(file.name for file in files if file != page)

@@ -26,7 +26,7 @@ from bertcnn.inference.filters import FilterTally
 from bertcnn.inference.groups import GroupColumn
 from bertcnn.inference.insights_result import DoubtfulText, Driver, Example, Group, Insights, LabelInsights, Listing
 from bertcnn.inference.metrics import decide
-from bertcnn.inference.mistakes import can_find_mistakes, probable_mistakes
+from bertcnn.inference.mistakes import can_find_mistakes, can_judge, probable_mistakes
 from bertcnn.inference.page import marks
 from bertcnn.inference.phrases import Family, Found, PhraseTable, names_of
 from bertcnn.inference.winners import Winners
@@ -212,6 +212,7 @@ class _Summary:
         self.truth, self.is_labelled = np.concatenate(reading.truth), np.concatenate(reading.is_labelled)
         self.right = self.is_labelled & (self.truth == self.answered).all(axis=1)
         self.has_labels = has_labels and bool(self.is_labelled.any())
+        self.judges = can_judge(self._labelled(self.truth), self._labelled(self.answered))
         self.group_names: list[str] = []
         self.group_of: Ints | None = None
         if by is not None:
@@ -242,6 +243,7 @@ class _Summary:
             errors=self._listing(errors) if self.has_labels else None,
             unsure=self._listing(order[: max(self.marked, len(order) // 20)]),
             mistakes=self._mistakes(),
+            withheld=self.has_labels and not self.judges,
             filters=tuple(filters),
             filter_groups=tuple(filter_groups),
             lost=self.reading.phrases.lost,
@@ -289,14 +291,16 @@ class _Summary:
         labelled, right = self._by_group(self.is_labelled), self._by_group(self.right)
         return tuple(Group(*values) for values in zip(self.group_names, sizes, labelled, right, strict=True))
 
+    def _labelled(self, table: Bools) -> npt.NDArray[np.int64]:
+        """Return a table's labelled rows as class ids, or where texts can have many labels as 0 and 1."""
+        rows = table[self.is_labelled]
+        return np.asarray(rows if self.many else rows.argmax(axis=1), dtype=np.int64)
+
     def _mistakes(self) -> Listing | None:
-        if not self.has_labels or not can_find_mistakes():
+        if not self.has_labels or not self.judges or not can_find_mistakes():
             return None
         rows = np.flatnonzero(self.is_labelled)
-        truth = self.truth[rows]
-        found = probable_mistakes(
-            truth.astype(np.int64) if self.many else truth.argmax(axis=1), self.probabilities[rows].astype(np.float64)
-        )
+        found = probable_mistakes(self._labelled(self.truth), self.probabilities[rows].astype(np.float64))
         return self._listing(rows[found])
 
     def _listing(self, order: Ints) -> Listing:

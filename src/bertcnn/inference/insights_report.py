@@ -28,7 +28,7 @@ TABLE_GROUPS = 6
 FILTER_GROUPS = 12
 MOST_FILTERS = 600
 
-KINDS = {"error": "errors", "probable label mistake": "mistakes", "least sure": "unsure"}
+KINDS = {"error": "errors", "label to look at": "mistakes", "least sure": "unsure"}
 """What ``texts.csv`` calls the lists."""
 
 
@@ -124,13 +124,15 @@ def page(found: Insights, *, title: str, top: int = 12) -> str:
     """Return the page, which asks the network for nothing."""
     folded = len(found.labels) > OPEN_LABELS
     labels = sorted(found.labels, key=lambda label: -label.texts) if folded else list(found.labels)
+    views = [_label_view(label, top) for label in labels]
     drawn = template("insights.html.j2").render(
         found=found,
         title=without_surrogates(title),
-        labels=[_label_view(label, top) for label in labels],
+        labels=views,
+        spoken=[view for view in views if view["one"].texts or not found.is_multi_label],
         most=max((label.texts for label in labels), default=0) or 1,
         most_open=OPEN_LABELS,
-        moving=[_moving(found, label) for label in labels if label.drivers][: OPEN_LABELS * 2],
+        moving=[_moving(found, label) for label in labels if label.drivers and label.texts][: OPEN_LABELS * 2],
         sizes=_series("all texts", [group.texts for group in found.groups], None),
         as_table=len(found.groups) <= TABLE_GROUPS,
         lists=_lists(found, top),
@@ -166,7 +168,7 @@ def _series(name: str, counts: Sequence[int], sizes: Sequence[int] | None) -> di
 
 def _lists(found: Insights, top: int) -> list[dict[str, Any]]:
     """Return the lists of doubtful texts, those that there are, in the order of the page."""
-    headings = {"unsure": "Least sure", "errors": "Errors", "mistakes": "Probable label mistakes"}
+    headings = {"unsure": "Least sure", "errors": "Errors", "mistakes": "Labels to look at"}
     there = {name: getattr(found, name) for name in headings}
     return [
         {

@@ -132,7 +132,9 @@ class Insights:
         groups: In the order to show them.
         errors: Answered otherwise than labelled, the surest first; None without labels.
         unsure: The least sure, ascending.
-        mistakes: Labels that are probably wrong, the most suspicious first; None without labels or cleanlab.
+        mistakes: Labels to look at, for they are probably wrong, the most suspicious first; None without labels or
+            cleanlab, or where they are withheld.
+        withheld: The model agrees too little with the labels for its doubts to say something of them.
         filters: Every one.
         filter_groups: Filters that fire in the same texts.
         lost: What a total lacks at most, because phrases were forgotten to bound memory; mostly 0.
@@ -152,6 +154,7 @@ class Insights:
     errors: Listing | None
     unsure: Listing
     mistakes: Listing | None
+    withheld: bool
     filters: tuple[Filter, ...]
     filter_groups: tuple[FilterGroup, ...]
     lost: float

@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, by what a model thinks of the texts.
+"""Labels to look at, for they are probably wrong by what a model thinks of the texts.
 
 Source:
     Northcutt, Jiang and Chuang (2021), "Confident Learning: Estimating Uncertainty in Dataset
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertcnn.errors import ModelError
-from bertcnn.inference.metrics import Floats, Truth
+from bertcnn.inference.metrics import Floats, Truth, wilson
 
 NEEDS_CLEANLAB = "Probable label mistakes need cleanlab: pip install 'bertcnn[insights]'"
 
@@ -20,6 +20,24 @@ NEEDS_CLEANLAB = "Probable label mistakes need cleanlab: pip install 'bertcnn[in
 def can_find_mistakes() -> bool:
     """Return whether the library is there."""
     return find_spec("cleanlab") is not None
+
+
+def can_judge(truth: Truth, answers: Truth) -> bool:
+    """Return whether a model agrees with the labels enough for its doubts to say something of them.
+
+    It must agree with them more often than not, and surely more often than it would by giving the commonest
+    label to every text. Otherwise most of its doubts are mistakes of its own.
+
+    Args:
+        truth: Class ids ``(N,)``, or for many labels a text 0 and 1 ``(N, K)``; then each label of each text counts.
+        answers: The model's, alike.
+    """
+    if not truth.size:
+        return False
+    agreed = float((truth == answers).mean())
+    shares = np.atleast_2d(truth.mean(axis=0)) if truth.ndim == 2 else np.bincount(truth) / len(truth)
+    commonest = float(np.maximum(shares, 1 - shares).mean()) if truth.ndim == 2 else float(shares.max())
+    return agreed > 1 / 2 and wilson(agreed, truth.size)[0] > commonest
 
 
 def probable_mistakes(truth: Truth, probabilities: Floats) -> list[int]:
