@@ -238,7 +238,7 @@ async def _read(form: type[_Body], request: Request) -> _Body:
         BodyError: It is not.
     """
     # Clients of the Open Inference Protocol send JSON and do not say so.
-    usual = "application/json" if request.url.path.startswith("/v2/") else ""
+    usual = "application/json" if request.scope["path"].startswith("/v2/") else ""
     kind = request.headers.get("content-type", usual)
     if kind.partition(";")[0].strip().lower() != "application/json":
         raise BodyError("Expected JSON. Send the header 'Content-Type: application/json'.", status=415)

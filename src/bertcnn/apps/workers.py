@@ -46,6 +46,9 @@ MOST_HEAD_BYTES = 1 << 16
 MOST_CONNECTIONS = 4096
 """Of a process at once, where it may open so many files; else three quarters of those that it may open."""
 
+LINGER_SECONDS = 1.0
+"""How long is listened to who is told that his headers are too long."""
+
 WARN_SECONDS = 60
 """How often it is said that connections are refused."""
 
@@ -126,7 +129,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._seconds = seconds
         self._loose = 0  # bytes since the last that were a whole head, or of a body
-        self._is_in_head = False
+        self._is_in_head = self._is_over = False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -145,13 +148,14 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Read no more than may come, so that the parser keeps no more."""
         at = 0
-        while at < len(data) and not self.transport.is_closing():
+        while at < len(data) and not self._is_over and not self.transport.is_closing():
             part = data[at : at + MOST_HEAD_BYTES - self._loose]
             at += len(part)
             self._loose += len(part)
             super().data_received(part)  # which sets _loose back where it was of use
             if self._loose >= MOST_HEAD_BYTES:
-                self._end(431, f"Got headers of more than {MOST_HEAD_BYTES:,} bytes. Send fewer or shorter ones.")
+                message = f"Got headers of more than {MOST_HEAD_BYTES:,} bytes. Send fewer or shorter ones."
+                self._end(431, message, lingers=True)
 
     def on_message_begin(self) -> None:
         """Begin a head."""
@@ -207,8 +211,16 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _end(self, status: int, message: str) -> None:
-        """Close the connection; say why, unless an answer has begun."""
+    def _end(self, status: int, message: str, *, lingers: bool = False) -> None:
+        """Close the connection; say why, unless an answer has begun.
+
+        Args:
+            status: Of the answer.
+            message: Its words.
+            lingers: What still comes is thrown away for a while: a socket that is closed on unread bytes takes back
+                its answer.
+        """
+        self._is_over = True
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             body = json.dumps({"error": message}).encode()
             fields = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
@@ -219,7 +231,12 @@ class Connection(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True  # whoever works on it hears that there is nobody to answer
             self.cycle.message_event.set()
-        self.transport.close()
+        if lingers and self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._stop_waiting()
+            self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+        else:
+            self.transport.close()
 
     def _warn(self) -> None:
         now = self.loop.time()
