@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from bertcnn import BertCNN, BertCNNConfig, EncoderError, ModelError, Predictor, SettingsError, embed
-from bertcnn.network.encoder import layer_of_parameters, load_encoder, load_tokenizer
+from bertcnn.network.encoder import layer_of_parameters, load_encoder, load_tokenizer, reads_padding
 from bertcnn.network.loss import classification_loss
 from bertcnn.network.pool import StatePool
 from bertcnn.network.vectors import RANDOM_RANGE, build_vectors, read_vectors
@@ -1093,3 +1093,10 @@ def test_a_size_of_the_vocabulary_can_be_set(tiny: str) -> None:
     config = BertCNN.from_encoder(tiny).config
     config.vocab_size = 77
     assert config.encoder.vocab_size == 77
+
+
+@pytest.mark.parametrize(("family", "wanted"), [("bert", False), ("deberta-v2", False), ("fnet", True)])
+def test_an_encoder_that_reads_padding_is_told(family: str, wanted: bool) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    encoder = AutoModel.from_config(AutoConfig.for_model(family, vocab_size=30, **sizes)).eval()
+    assert reads_padding(encoder) is wanted

@@ -13,10 +13,11 @@ import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from typer.testing import CliRunner
 
-from bertcnn import Predictor, Settings, TrainingError, save, train
+from bertcnn import Predictor, Settings, SettingsError, TrainingError, save, train
 from bertcnn.apps.cli import app
 from bertcnn.settings import change, read_settings
 from bertcnn.text.dataset import Examples, Splits
+from bertcnn.training import train as training
 from bertcnn.training.callbacks import COLLAPSED, VANISHED, Watchdog
 from bertcnn.training.stage import make_optimizer
 from bertcnn.training.train import build_model
@@ -116,6 +117,15 @@ def test_the_best_epoch_is_kept(splits: Splits, quick: Settings) -> None:
     trained = train(splits, change(quick, {"method": "frozen", "head_learning_rate": 0.05, "patience": 4}))
     scores = [h["eval_accuracy"] for h in trained.history if "eval_accuracy" in h]
     assert trained.dev.headlines["accuracy"].value == pytest.approx(max(float(str(s)) for s in scores), abs=0.051)
+
+
+def test_few_texts_make_small_batches(splits: Splits, quick: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = change(quick, {"batch_size": "auto", "method": "frozen", "head_epochs": 1})
+    assert train(splits, settings).settings.training.batch_size == 8
+    monkeypatch.setattr(training, "FEW_TEXTS", 10)
+    assert train(splits, settings).settings.training.batch_size == 32
+    with pytest.raises(SettingsError, match="batch_size"):
+        change(quick, {"batch_size": 0})
 
 
 def test_learning_rates_by_group(quick: Settings, splits: Splits) -> None:

@@ -82,7 +82,9 @@ class TrainingSettings:
     )
     epochs: int = _setting(4, "Passes over the texts with the encoder trained.")
     head_epochs: int = _setting(10, "Passes over cached states with the encoder frozen.")
-    batch_size: int = _setting(32, "Texts a step.")
+    batch_size: int | Literal["auto"] = _setting(
+        "auto", "Texts a step; auto: 8 where there are fewer than 1,000 texts to learn from, else 32."
+    )
     encoder_learning_rate: float = _setting(5e-5, "Of the encoder (of word vectors: see head).")
     head_learning_rate: float = _setting(1e-3, "Of the head while the encoder is frozen, and in finetune.")
     layer_decay: float = _setting(0.9, "Factor of the learning rate from each encoder layer to the one below.")
@@ -251,6 +253,12 @@ def _out_of_range(settings: Settings) -> list[str]:
         ("tolerance", training.tolerance, training.tolerance >= 0, "at least 0"),
         ("budget_ms", training.budget_ms, training.budget_ms >= 0, "at least 0"),
         ("budget_ms", training.budget_ms, is_auto or training.budget_ms <= 0, "0, or depth = auto to choose by it"),
+        (
+            "batch_size",
+            training.batch_size,
+            training.batch_size == "auto" or training.batch_size > 0,
+            "auto, or more than 0",
+        ),
         ("weight_decay", training.weight_decay, training.weight_decay >= 0, "at least 0"),
     ]
     positive = {
@@ -258,7 +266,6 @@ def _out_of_range(settings: Settings) -> list[str]:
         training: (
             "epochs",
             "head_epochs",
-            "batch_size",
             "encoder_learning_rate",
             "head_learning_rate",
             "max_gradient_norm",

@@ -206,6 +206,18 @@ def encode(encoder: nn.Module, states: str, **inputs: Any) -> tuple[Tensor, Any]
     return torch.cat(layers, dim=-1), output
 
 
+@torch.inference_mode()
+def reads_padding(encoder: PreTrainedModel) -> bool:
+    """Return whether the states of a text hang on how far it is padded, as FNet's and ConvBERT's do."""
+    pad = encoder.config.pad_token_id or 0
+    row = [piece for piece in range(min(encoder.config.vocab_size, 9)) if piece != pad]
+    padded = torch.tensor([row + [pad] * len(row)], device=encoder.device)
+    mask = (torch.arange(padded.shape[1], device=encoder.device) < len(row)).long()[None]
+    alone, _ = encode(encoder, "last", input_ids=padded[:, : len(row)], attention_mask=mask[:, : len(row)])
+    together, _ = encode(encoder, "last", input_ids=padded, attention_mask=mask)
+    return float((together[:, : len(row)] - alone).abs().max()) > 1e-3 * float(alone.abs().max())
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep transformers from warning of every layer that is left out on purpose, and from bars of its own."""

@@ -126,6 +126,7 @@ def run_stage(
     if resume and note.is_file():
         load_model(module, weights)
         return list(json.loads(note.read_text("utf-8")))
+    assert settings.batch_size != "auto", "train() chooses it"
     optimizer = make_optimizer(module, settings)
     if settings.gradient_checkpointing and isinstance(module, BertCNN):
         if not module.supports_gradient_checkpointing:

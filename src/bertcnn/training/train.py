@@ -23,7 +23,7 @@ from bertcnn.errors import SettingsError, TrainingError
 from bertcnn.inference.calibration import fit_temperature, fit_thresholds, probabilities_of
 from bertcnn.inference.metrics import Evaluation, Truth, evaluate
 from bertcnn.inference.predictor import Predictor
-from bertcnn.network.encoder import load_tokenizer
+from bertcnn.network.encoder import load_tokenizer, reads_padding
 from bertcnn.network.model import BertCNN
 from bertcnn.network.states import States, cache_folder, cached_states
 from bertcnn.network.vectors import build_pieces, build_vectors
@@ -37,13 +37,17 @@ from bertcnn.training.depth import DepthCurve, DepthSearch, Scored, at, median_t
 from bertcnn.training.stage import Stage, TextSet, collate_pieces, collate_states, run_stage, several_on_cpu
 
 
+FEW_TEXTS, SMALL_BATCH, BATCH = 1000, 8, 32
+"""Fewer texts than these make too few steps in batches of 32. Source: docs/design/0012-few-texts.md."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """What a training run made.
 
     Attributes:
         predictor: The model with its best weights, calibrated on dev.
-        settings: It was trained with; where ``depth`` was ``auto``, with the depth that was chosen.
+        settings: It was trained with; ``depth`` and ``batch_size`` as chosen, where they were ``auto``.
         dev, test: How good it is there.
         temperature: The logits were divided by this.
         history: Trainer's log, a dict a step, each with its ``stage``.
@@ -104,6 +108,9 @@ def train(
     set_seed(settings.training.seed)
     if settings.training.negation_contrasts:
         splits = _with_contrasts(splits, settings.training)
+    if settings.training.batch_size == "auto":
+        size = SMALL_BATCH if len(splits.train) < FEW_TEXTS else BATCH
+        settings = replace(settings, training=replace(settings.training, batch_size=size))
     labels = Labels.of(splits.train.labels)
     parts = {"train": splits.train, "dev": splits.dev, "test": splits.test}
     truths: dict[str, Truth] = {
@@ -122,6 +129,11 @@ def train(
 
     with tempfile.TemporaryDirectory() as scratch:
         run = _Run(settings, build, Path(checkpoints or scratch), resume, console or Console(quiet=True))
+        if reads_padding(run.model.encoder):
+            run.warnings.append(
+                f"The encoder ({run.model.config.encoder.model_type}) reads padding as text, so answers depend on the "
+                "other texts of a batch. Take another encoder, or predict with max_tokens=1, a text a batch."
+            )
         try:
             run.train(splits, truths, also_encode)
         except (OSError, SafetensorError) as error:
