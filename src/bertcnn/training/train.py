@@ -36,7 +36,6 @@ from bertcnn.training.contrast import contrasts
 from bertcnn.training.depth import DepthCurve, DepthSearch, Scored, at, median_text
 from bertcnn.training.stage import Stage, TextSet, collate_pieces, collate_states, run_stage, several_on_cpu
 
-
 FEW_TEXTS, SMALL_BATCH, BATCH = 1000, 8, 32
 """Fewer texts than these make too few steps in batches of 32. Source: docs/design/0012-few-texts.md."""
 
