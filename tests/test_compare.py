@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bertcnn.apps.cli import app
-from bertcnn.apps.compare import _name_of, _plan
+from bertcnn.apps.compare import _name_of, _plan, _with_depth
 from bertcnn.errors import DataError, SettingsError, StudyError
 from bertcnn.study.plan import write_plan
 from tests.conftest import make_texts
@@ -112,3 +112,9 @@ def test_without_its_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: 
 def test_a_folder_without_a_study_has_no_report(tmp_path: Path) -> None:
     done = runner.invoke(app, ["report", str(tmp_path)])
     assert isinstance(done.exception, StudyError)
+
+
+def test_a_system_with_bert_that_says_no_depth_is_its_half() -> None:
+    names = ["tfidf", "bert-cnn-frozen", "bert-cnn@all", "bert-cnn@3", "bert-cnm", "tfidf@half"]
+    expected = ["tfidf", "bert-cnn-frozen@half", "bert-cnn@all", "bert-cnn@3", "bert-cnm", "tfidf@half"]
+    assert [_with_depth(name) for name in names] == expected

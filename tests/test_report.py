@@ -396,9 +396,22 @@ def test_three_data_sets_and_no_curves(tmp_path):
 
 
 def test_systems_that_answer_no_question(tmp_path):
-    report = write_report(make_study(tmp_path / "s", systems=("majority", "tfidf"), texts=60))
+    report = write_report(make_study(tmp_path / "s", systems=("tfidf",), texts=60))
     assert report.verdict == ()
     assert "No question can be answered yet" in (tmp_path / "s" / "report.html").read_text("utf-8")
+
+
+def test_where_no_question_is_answered_the_best_two_are_compared(tmp_path):
+    """Else the report of a natural subset had an empty verdict."""
+    names = ("majority", "tfidf", "bert-cnn-frozen@half")
+    folder = make_study(tmp_path / "s", systems=names, texts=200)
+    (found,) = write_report(folder).verdict
+    assert (found.question, found.left, found.right) == ("the best two", "bert-cnn-frozen@half", "tfidf")
+    study = read_study(folder)
+    again = compare(*(study.pooled("sst2", name).outcomes for name in (found.left, found.right)))
+    assert (found.difference, found.p_value, found.adjusted) == (again.difference, again.p_value, again.p_value)
+    assert found.sentence.startswith(("bert-cnn-frozen@half adds", "bert-cnn-frozen@half costs"))
+    assert "Which of the two systems" in (folder / "report.html").read_text("utf-8")
 
 
 def test_lost_and_broken_files_are_told(tmp_path):

@@ -32,7 +32,8 @@ def compare(
     ),
     config: Annotated[Optional[Path], typer.Option(help="TOML file with the study: many data sets, all below.")] = None,
     systems: Annotated[
-        Optional[str], typer.Option(help="Whom to compare, by commas; default: the whole ladder.")
+        Optional[str],
+        typer.Option(help="Whom to compare, by commas; default: the whole ladder. Of BERT without @: the half."),
     ] = None,
     seeds: Annotated[Optional[int], typer.Option(help="How many times, with other random numbers.", min=1)] = None,
     folds: Annotated[Optional[int], typer.Option(help="Cross-validation in so many folds.", min=2)] = None,
@@ -73,7 +74,9 @@ def compare(
         "seeds": seeds,
         "tune": tune,
         "vectors": vectors,
-        "systems": None if systems is None else [name.strip() for name in systems.split(",") if name.strip()],
+        "systems": None
+        if systems is None
+        else [_with_depth(name.strip()) for name in systems.split(",") if name.strip()],
         "fractions": None if fractions is None else _numbers(fractions),
     }
     values |= {name: value for name, value in given.items() if value is not None}
@@ -103,6 +106,20 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder that `bertcnn com
     from bertcnn.study.report import write_report
 
     _say_verdict(write_report(folder), folder)
+
+
+def _with_depth(name: str) -> str:
+    """Return the name of a system, of one with BERT that says no depth the lower half's, which is the default."""
+    from bertcnn.study.systems import system
+
+    try:
+        system(name)
+    except StudyError:
+        try:
+            return system(f"{name}@half").name
+        except StudyError:
+            return name  # which is refused where its fault can be told
+    return name
 
 
 def _need(*modules: str) -> None:

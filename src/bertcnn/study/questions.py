@@ -10,7 +10,7 @@ class Question:
     Attributes:
         name: Short, for tables.
         asks: In a sentence.
-        adds: What the left side has and the right side has not, to say it in a sentence.
+        adds: What the left side has and the right side has not, to say it in a sentence; empty: the left side itself.
         left, right: Names of systems.
         matched: The first of ``left`` is compared with the first of ``right`` and so on, for they
             differ in what is asked and in nothing else. Else any with any: the best with the best.
@@ -30,6 +30,17 @@ _CUT = ("bert-cnn@half", "bert-cnn-lpft@half", "bert-cnn@4", "bert-cnn-lpft@4", 
 _WHOLE = ("bert-cnn@all", "bert-cnn-lpft@all")
 _FROZEN_CNN = tuple(f"bert-cnn-frozen@{d}" for d in ("half", "mix", "all", *range(1, 25)))
 _ALONE = ("cnn-tuned", "cnn-static", "cnn-random", "cnn-pieces")
+
+_BY_DEPTH = ("bert-cnn-contrasts", "bert-cnn-lpft", "bert-cnn", "bert-mean", "bert-cls", "bert-mean-frozen")
+_EVERY = (
+    *(f"{base}@{depth}" for base in _BY_DEPTH for depth in ("all", "half", *range(24, 0, -1))),
+    *_FROZEN_CNN,
+    *_ALONE,
+    *("tfidf", "majority"),
+)
+
+BEST_TWO = "the best two"
+"""The question that is answered where none of the others is."""
 
 QUESTIONS = (
     Question("BERT", "What does incorporating BERT add to a CNN?", "BERT", (*_CUT, *_WHOLE, *_FROZEN_CNN), _ALONE),
@@ -99,5 +110,6 @@ QUESTIONS = (
         margin=0.01,
     ),
     Question("words", "What does BERT with a CNN add to word counts?", "BERT with a CNN", (*_CUT, *_WHOLE), ("tfidf",)),
+    Question(BEST_TWO, "Which of the two systems that are best on dev is better?", "", _EVERY, _EVERY),
 )
-"""The report answers those for which both sides are there."""
+"""The report answers those for which both sides are there; the last only where that is none."""

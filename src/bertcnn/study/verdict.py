@@ -12,6 +12,7 @@ from itertools import product
 import numpy as np
 
 from bertcnn.inference.metrics import Estimate
+from bertcnn.study.questions import BEST_TWO
 from bertcnn.study.statistics import Comparison, Outcomes, holm
 
 LEVEL = 0.05
@@ -151,17 +152,21 @@ def judge(
 ) -> tuple[Answer, ...]:
     """Correct the p-values over the whole family, and say what is shown.
 
+    The best two systems are compared only on data sets for which no other question is answered.
+
     Args:
         answers: All of the study, from :func:`answer`.
         adds: By question, what its left side has and its right side has not; it becomes the
-            subject of the sentence. Without, the left system is.
+            subject of the sentence. Without, or where it is empty, the left system is.
         margins: By question, how much worse still counts as "at least as good".
     """
+    answered = {one.data for one in answers if one.question != BEST_TWO}
+    answers = [one for one in answers if one.question != BEST_TWO or one.data not in answered]
     judged = []
     for one, adjusted in zip(answers, holm([one.p_value for one in answers]), strict=True):
         known = replace(one, adjusted=adjusted, shown=adjusted < LEVEL)
         margin = (margins or {}).get(one.question)
-        said = sentence(known, adds.get(one.question, one.left))
+        said = sentence(known, adds.get(one.question) or one.left)
         is_better = known.shown and known.difference.value > 0
         judged.append(replace(known, sentence=said if margin is None or is_better else said + _no_worse(known, margin)))
     return tuple(judged)
@@ -175,7 +180,7 @@ def sentence(found: Answer, who: str) -> str:
         who: What the left side has and the right side has not.
     """
     value, low, high = (100 * x for x in (found.difference.value, found.difference.low, found.difference.high))
-    who = who[:1].upper() + who[1:]
+    who = who if who == found.left else who[:1].upper() + who[1:]  # a system keeps its name
     if value >= 0:
         said = f"{who} adds {_points(value)} points [{_points(low)}, {_points(high)}]"
     else:
