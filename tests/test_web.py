@@ -464,6 +464,28 @@ def test_cells_of_a_download_are_no_formulas() -> None:
     assert changed == 7
 
 
+def test_insights_wait_while_texts_of_others_wait(folder: Path) -> None:
+    async def play() -> None:
+        service = Service(ServerSettings(model=folder, web=True))
+        await service.open()
+        is_over = threading.Event()
+        try:
+            give_way = web_file._polite(service, is_over).backend.pause
+            assert service.host.model.predictor.backend.pause == service.batcher.breathe  # whose lanes go on as before
+            service.batcher.waiting_texts = 1
+            waits = asyncio.create_task(asyncio.to_thread(give_way))
+            assert not (await asyncio.wait({waits}, timeout=0.1))[0]
+            service.batcher.waiting_texts = 0
+            await asyncio.wait_for(waits, 0.5)
+            is_over.set()
+            with pytest.raises(InterruptedError):
+                give_way()
+        finally:
+            await service.close()
+
+    outside(play())
+
+
 @pytest.mark.parametrize("work", ["classify", "stop"])
 def test_insights_tell_how_far_they_are_one_file_at_a_time(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str
