@@ -798,3 +798,7 @@ def test_the_page_says_what_its_colours_are(predictor: Predictor) -> None:
         assert ("The colours are leave-one-out effects" in page(forms, title="t")) == leave_one_out
         assert "<p>2 texts. Each share is exact" in page(forms, title="t")
     assert "<p>1 text. " in page(forms[:1], title="t")
+    assert "<details>" not in page(forms * 10, title="t")
+    long = page([*forms * 10, forms[0]], title="t")
+    assert "<summary>1 more text</summary>" in long
+    assert long.count("<details>") == long.count("</details>") == 1
