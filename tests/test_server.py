@@ -26,7 +26,7 @@ from hypothesis.errors import Unsatisfiable
 from starlette.testclient import TestClient
 
 from bertcnn import BertCNN, ModelError, Predictor, SettingsError
-from bertcnn.apps import middleware, workers
+from bertcnn.apps import connections, middleware, workers
 from bertcnn.apps.batching import Batcher, Busy
 from bertcnn.apps.hosting import Classify, estimated_pieces
 from bertcnn.apps.limits import ServerSettings, is_loopback
@@ -91,7 +91,7 @@ def listening(settings: ServerSettings) -> Iterator[tuple[uvicorn.Server, str, i
     """Run uvicorn in a thread, on a free port."""
     config = uvicorn.Config(
         create_app(settings), port=0, access_log=False, log_config=None, proxy_headers=False,
-        timeout_graceful_shutdown=20, http=workers.connections(settings), ws="none",
+        timeout_graceful_shutdown=20, http=connections.connections(settings), ws="none",
     )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -822,9 +822,9 @@ def test_whoever_sends_no_request_is_sent_away(folder: Path) -> None:
 def test_connections_have_a_number(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert 1 <= workers.most_connections() <= workers.MOST_CONNECTIONS
-    monkeypatch.setattr(workers, "most_connections", lambda: 2)
-    monkeypatch.setattr(workers.Connection, "_warned", -workers.WARN_SECONDS)
+    assert 1 <= connections.most_connections() <= connections.MOST_CONNECTIONS
+    monkeypatch.setattr(connections, "most_connections", lambda: 2)
+    monkeypatch.setattr(connections.Connection, "_warned", -connections.WARN_SECONDS)
     with listening(ServerSettings(model=folder)) as (server, _, port), caplog.at_level(logging.WARNING):
         with raw(port), raw(port):
             until(lambda: len(server.server_state.connections) == 2)
