@@ -43,7 +43,7 @@ def ours(folder: Path, data: Path) -> None:
     from bertcnn.settings import change
 
     place = folder / OURS
-    settings = change(Settings(), {"method": "frozen", "depth": "3", "report_to": "none"})
+    settings = change(Settings(), {"method": "frozen", "depth": "3", "report_to": "none", "seed": 1})
     splits = load_splits(str(data / "cr" / "all.csv"), settings.data)
     if not (place / "config.json").exists():
         save(train(splits, settings), place)
@@ -93,11 +93,11 @@ def whole_graphs(folder: Path, _: Path) -> None:
     _plain(place / "plain.onnx")
     _optimized(place / "plain.onnx", place / "optimizer.onnx")
     for name in ("fused", "optimizer"):
-        _dynamic(place / f"{name}.onnx", place / f"{name}.int8.onnx")
+        dynamic(place / f"{name}.onnx", place / f"{name}.int8.onnx")
     (place / "done").write_text(f"{time.perf_counter() - started:.0f} s", "utf-8")
 
 
-def _dynamic(source: Path, file: Path) -> None:
+def dynamic(source: Path, file: Path) -> None:
     """Write a graph in int8 as ONNX Runtime's users do: scales of activations are taken as they come."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -4,13 +4,22 @@ The scale of what goes into a product is fixed when the graph is written, by wha
 Runtime can also take it from each batch as it comes; then a text's logits move with its neighbours.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bertcnn.inference.onnx_backend import feed
+import numpy as np
+import numpy.typing as npt
+
+from bertcnn.inference.onnx_backend import feed, threads
 from bertcnn.text.tokens import Batch
+
+OUTLYING = 4.0
+"""A channel is an outlier if it goes beyond so many times the median channel."""
+
+Floats32 = npt.NDArray[np.float32]
+Feeds = Sequence[dict[str, Any]]
 
 
 def quantize(source: Path, file: Path, batches: Iterable[Batch]) -> None:
@@ -28,11 +37,16 @@ def quantize(source: Path, file: Path, batches: Iterable[Batch]) -> None:
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
+    graph, feeds = onnx.load(source), [feed(batch) for batch in batches]
+    props = {one.key: one.value for one in graph.metadata_props}
+    spread = file.with_suffix(".spread")
     with _only_errors():
+        spread_outliers(graph, greatest(graph, feeds))
+        onnx.save(graph, spread)
         quantize_static(
-            source,
+            spread,
             file,
-            _Feeds(batches),
+            _Feeds(feeds),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -45,17 +59,98 @@ def quantize(source: Path, file: Path, batches: Iterable[Batch]) -> None:
                 "DefaultTensorType": onnx.TensorProto.FLOAT,
             },
         )
-    graph = onnx.load(file)
-    props = onnx.load(source, load_external_data=False).metadata_props
-    onnx.helper.set_model_props(graph, {one.key: one.value for one in props})
-    onnx.save(graph, file)
+    spread.unlink()
+    written = onnx.load(file)
+    onnx.helper.set_model_props(written, props)
+    onnx.save(written, file)
+
+
+def greatest(graph: Any, feeds: Feeds) -> dict[str, Floats32]:
+    """Return how far each channel of what goes into a product with constant weights goes from zero.
+
+    Args:
+        graph: Float32; it stays as it is.
+        feeds: Inputs of some batches.
+
+    Returns:
+        By tensor, float32 ``(channels,)``.
+    """
+    import onnx
+    import onnxruntime
+    from onnx import helper
+
+    wider = onnx.ModelProto()
+    wider.CopyFrom(graph)
+    weights = {one.name for one in graph.graph.initializer}
+    names = list(dict.fromkeys(node.input[0] for node in graph.graph.node if _is_product(node, weights)))
+    for name in names:
+        wider.graph.node.extend(
+            [
+                helper.make_node("Abs", [name], [f"{name}_abs"]),
+                helper.make_node("Flatten", [f"{name}_abs"], [f"{name}_rows"], axis=-1),
+                helper.make_node("ReduceMax", [f"{name}_rows", "first_axis"], [f"{name}_greatest"], keepdims=0),
+            ]
+        )
+        wider.graph.output.append(helper.make_tensor_value_info(f"{name}_greatest", onnx.TensorProto.FLOAT, None))
+    wider.graph.initializer.append(helper.make_tensor("first_axis", onnx.TensorProto.INT64, [1], [0]))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads()
+    session = onnxruntime.InferenceSession(wider.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    runs = (session.run([f"{name}_greatest" for name in names], one) for one in feeds)
+    return {name: np.max(rows, axis=0) for name, rows in zip(names, zip(*runs, strict=True), strict=True)}
+
+
+def spread_outliers(graph: Any, reach: dict[str, Floats32]) -> None:
+    """Divide the channels that go far beyond the others, and multiply their weights, which changes no product.
+
+    One scale for all channels is set by the greatest: in BERT a channel or two after each attention, and in each
+    feed-forward layer, go 10 times as far as the rest, which then have a tenth of the 256 steps.
+
+    Args:
+        graph: Float32; changed in place.
+        reach: Of :func:`greatest`.
+
+    Source:
+        Xiao et al. (2023), "SmoothQuant", eq. 3, for the outliers alone.
+    """
+    from onnx import helper, numpy_helper
+
+    weights = {one.name: one for one in graph.graph.initializer}
+    factors = {name: np.maximum(1, far / (OUTLYING * max(float(np.median(far)), 1e-9))) for name, far in reach.items()}
+    nodes: list[Any] = []
+    spread: set[str] = set()
+    replaced: set[str] = set()
+    for node in graph.graph.node:
+        name = node.input[0] if _is_product(node, weights) else ""
+        if name in factors and (factors[name] > 1).any():
+            if name not in spread:
+                spread.add(name)
+                shares = numpy_helper.from_array(np.float32(1 / factors[name]), f"{name}_shares")
+                graph.graph.initializer.append(shares)
+                nodes.append(helper.make_node("Mul", [name, shares.name], [f"{name}_spread"]))
+            # A copy: layers can share their weights, as ALBERT's do.
+            table = numpy_helper.to_array(weights[node.input[1]]) * factors[name][:, None]
+            own = numpy_helper.from_array(table.astype(np.float32), f"{node.input[1]}_of_{name}")
+            graph.graph.initializer.append(own)
+            replaced.add(node.input[1])
+            node.input[:] = [f"{name}_spread", own.name]
+        nodes.append(node)
+    unused = replaced - {name for node in nodes for name in node.input}
+    kept = [one for one in graph.graph.initializer if one.name not in unused]
+    del graph.graph.node[:], graph.graph.initializer[:]
+    graph.graph.node.extend(nodes)
+    graph.graph.initializer.extend(kept)
+
+
+def _is_product(node: Any, weights: Iterable[str]) -> bool:
+    return node.op_type == "MatMul" and node.input[1] in weights
 
 
 class _Feeds:
     """Batches as ONNX Runtime's calibration asks for them."""
 
-    def __init__(self, batches: Iterable[Batch]) -> None:
-        self._feeds = map(feed, batches)
+    def __init__(self, feeds: Feeds) -> None:
+        self._feeds = iter(feeds)
 
     def get_next(self) -> dict[str, Any] | None:
         """Return the inputs of the next batch; None at the end."""
