@@ -15,6 +15,8 @@ import pytest
 import torch
 from datasets import Dataset
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -1100,3 +1102,16 @@ def test_an_encoder_that_reads_padding_is_told(family: str, wanted: bool) -> Non
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
     encoder = AutoModel.from_config(AutoConfig.for_model(family, vocab_size=30, **sizes)).eval()
     assert reads_padding(encoder) is wanted
+
+
+def test_no_product_is_made_twice_or_for_nothing(tiny: str) -> None:
+    """The products of a prediction, counted, are those of the kept layers, of the windows, and of the last layer."""
+    model = BertCNN.from_encoder(tiny, depth=2, num_filters=6, kernel_sizes=(1, 3), num_labels=4)
+    config, texts, pieces = model.config.encoder, 3, 9
+    width, inner = config.hidden_size, config.intermediate_size
+    # The plain form of attention: the counter does not know the fused one.
+    with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
+        model(torch.randint(5, 20, (texts, pieces)))
+    layer = pieces * (4 * width * width + 2 * width * inner) + 2 * pieces * pieces * width
+    head = pieces * width * (1 + 3) * 6 + 2 * 6 * 4
+    assert counted.get_total_flops() == 2 * texts * (2 * layer + head)
