@@ -156,7 +156,7 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No file"):
         list(read_rows(tmp_path / "no" / "folder.csv"))
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(DataError, match="No file"):
+    with pytest.raises(DataError, match=r"folder\.csv is a folder\. Expected a file"):
         list(read_rows(tmp_path / "folder.csv"))
 
 
