@@ -18,9 +18,9 @@ from bertcnn.apps.cli import app
 from bertcnn.settings import change, read_settings
 from bertcnn.text.dataset import Examples, Splits
 from bertcnn.training import train as training
+from bertcnn.training.build import build_model
 from bertcnn.training.callbacks import COLLAPSED, VANISHED, Watchdog
 from bertcnn.training.stage import make_optimizer
-from bertcnn.training.train import build_model
 from tests.conftest import BAD, GOOD, OTHER, make_texts, warm_command
 
 COMMAND = [sys.executable, "-m", "bertcnn", "train"]

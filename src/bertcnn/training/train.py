@@ -17,20 +17,20 @@ import numpy.typing as npt
 from accelerate import PartialState
 from rich.console import Console
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, set_seed
+from transformers import set_seed
 
-from bertcnn.errors import SettingsError, TrainingError
+from bertcnn.errors import TrainingError
 from bertcnn.inference.calibration import fit_temperature, fit_thresholds, probabilities_of
 from bertcnn.inference.metrics import Evaluation, Truth, evaluate
 from bertcnn.inference.predictor import Predictor
-from bertcnn.network.encoder import load_tokenizer, reads_padding
+from bertcnn.network.encoder import reads_padding
 from bertcnn.network.model import BertCNN
 from bertcnn.network.states import States, cache_folder, cached_states
-from bertcnn.network.vectors import build_pieces, build_vectors
 from bertcnn.settings import Settings, TrainingSettings
 from bertcnn.text.dataset import Examples, Splits
 from bertcnn.text.labels import Labels
 from bertcnn.text.tokens import Pieces, PieceTokenizer
+from bertcnn.training.build import build_model
 from bertcnn.training.callbacks import Clock, Interruption, ProgressBar, Watchdog, encoding_bar
 from bertcnn.training.contrast import contrasts
 from bertcnn.training.depth import DepthCurve, DepthSearch, Scored, at, median_text
@@ -161,58 +161,6 @@ def train(
         depth_curve=run.depth_curve,
         proof=splits.dev,
     )
-
-
-def build_model(
-    settings: Settings, labels: Labels, texts: Sequence[str], truth: Truth
-) -> tuple[BertCNN, PieceTokenizer]:
-    """Make an untrained model and its tokenizer.
-
-    Args:
-        settings: Of the model, and of the loss; the depth ``auto`` is not chosen here: all layers are kept.
-        labels: To tell apart.
-        texts: Training texts, for the vocabulary of word vectors.
-        truth: Of those texts, for balanced class weights.
-    """
-    model, training = settings.model, settings.training
-    kind, _, file = model.encoder.partition(":")
-    encoder: str | PreTrainedModel
-    if kind == "words":
-        encoder, tokenizer = build_vectors(
-            list(texts),
-            file=file or None,
-            size=model.vector_size,
-            seed=training.seed,
-            padding=max(model.kernel_sizes) - 1 if model.features == "windows" else 0,
-        )
-        max_length, overlap = 1 << 30, 0
-    elif kind == "pieces":
-        encoder, tokenizer = build_pieces(file or "minilm")
-        max_length, overlap = 1 << 30, 0
-    else:
-        encoder, tokenizer = model.encoder, load_tokenizer(model.encoder)
-        max_length, overlap = model.max_length, model.overlap
-    network = BertCNN.from_encoder(
-        encoder,
-        labels=labels.names,
-        multi_label=labels.many,
-        depth="all" if model.depth == "auto" else model.depth,
-        states=model.states,
-        num_filters=model.num_filters,
-        kernel_sizes=model.kernel_sizes,
-        features=model.features,
-        dropout=model.dropout,
-        freeze_encoder=training.method == "frozen",
-        max_length=max_length,
-        overlap=overlap,
-        special_pieces=(len(tokenizer.prefix), len(tokenizer.suffix)),
-        class_weights=_class_weights(training.class_weights, labels, truth),
-        focal_gamma=training.focal_gamma,
-        label_smoothing=training.label_smoothing,
-    )
-    if kind not in {"words", "pieces"} and not training.train_word_embeddings:
-        network.get_input_embeddings().requires_grad_(False)
-    return network, tokenizer
 
 
 class _Run:
@@ -382,23 +330,6 @@ def _with_contrasts(splits: Splits, training: TrainingSettings) -> Splits:
     found = contrasts(splits.train, training.negation_contrasts, seed=training.seed)
     train = splits.train
     return replace(splits, train=Examples(train.texts + found.texts, train.labels + found.labels, train.source))
-
-
-def _class_weights(choice: str | tuple[float, ...], labels: Labels, truth: Truth) -> list[float] | None:
-    if choice == "none":
-        return None
-    if isinstance(choice, tuple):
-        if len(choice) != len(labels.names):
-            raise SettingsError(
-                f"class_weights has {len(choice)} numbers, but there are {len(labels.names)} labels: "
-                f"{', '.join(labels.names)}."
-            )
-        return list(choice)
-    if labels.many:
-        positives = truth.sum(axis=0)
-        return [float(w) for w in (len(truth) - positives) / np.maximum(positives, 1)]
-    counts = np.bincount(truth, minlength=len(labels.names))
-    return [float(w) for w in len(truth) / (len(counts) * counts)]
 
 
 def _calibrate(predictor: Predictor, logits: npt.NDArray[np.float32], truth: Truth) -> float:
