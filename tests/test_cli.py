@@ -1,7 +1,6 @@
 import csv
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -455,15 +454,3 @@ def test_settings_round_trip(quick: bertcnn.Settings, tmp_path: Path) -> None:
 
     write_settings(quick, tmp_path / "run.toml")
     assert asdict(read_settings(tmp_path / "run.toml")) == asdict(quick)
-
-
-@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_waiting_threads_sleep_unless_told_otherwise(
-    monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str
-) -> None:
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if given:
-        monkeypatch.setenv("OMP_WAIT_POLICY", given)
-    with patch("bertcnn.apps.cli.app"):
-        main()
-    assert os.environ["OMP_WAIT_POLICY"] == expected

@@ -5,7 +5,6 @@ a user's hand is one line on stderr and exit code 2.
 """
 
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -58,9 +57,6 @@ ROWS_AT_ONCE = 4096
 
 def main() -> None:
     """Run the command line."""
-    # Waiting threads of torch (OpenMP) sleep. Spinning, they keep the core from whom they wait for where another
-    # process wants it, too, and training takes twice as long; on an idle machine it takes the same.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(prog_name="bertcnn")
     except BertCNNError as error:
