@@ -19,7 +19,7 @@ from bertcnn.inference import export as exporting
 from bertcnn.inference import golden
 from bertcnn.inference.certificate import END, START, certify, write_certificate
 from bertcnn.inference.export import export_onnx
-from bertcnn.inference.onnx_backend import FILES, SLOW_FUSIONS, OnnxBackend, threads
+from bertcnn.inference.onnx_backend import FILES, SLOW_FUSIONS, OnnxBackend, open_session, threads
 from bertcnn.network.encoder import load_tokenizer
 from bertcnn.text.dataset import Examples, Splits
 from bertcnn.text.tokens import make_batch, segments
@@ -152,6 +152,34 @@ def test_in_int8_the_other_texts_of_a_batch_hardly_move_an_answer(exported: Path
     moved = np.abs(together - alone).max(axis=1)
     assert moved.mean() < off.mean() / 10
     assert (together.argmax(axis=1) == alone.argmax(axis=1)).all()
+
+
+def test_in_int8_products_are_exact_on_every_processor(tmp_path: Path) -> None:
+    """Without 8-bit products of its own, a processor adds pairs of them in 16 bits, and 2 x 255 x 127 is beyond those."""
+    helper, file = onnx.helper, tmp_path / "product.onnx"
+    scales = {
+        "one": np.float32(1),
+        "none": np.uint8(0),
+        "zeros": np.zeros(16, np.int8),
+        "ones": np.ones(16, np.float32),
+    }
+    weights = np.full((64, 16), 127, np.int8)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "one", "none"], ["x8"]),
+        helper.make_node("DequantizeLinear", ["x8", "one", "none"], ["x32"]),
+        helper.make_node("DequantizeLinear", ["w8", "ones", "zeros"], ["w32"], axis=1),
+        helper.make_node("MatMul", ["x32", "w32"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [8, 64])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [8, 16])],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in {**scales, "w8": weights}.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), file)
+    (product,) = open_session(file).run(["y"], {"x": np.full((8, 64), 255, np.float32)})
+    np.testing.assert_array_equal(product, 64 * 255 * 127)
 
 
 def test_predicting_by_onnx_loads_no_torch(exported: Path, tmp_path: Path) -> None:
