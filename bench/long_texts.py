@@ -27,6 +27,7 @@ ROOT = Path(__file__).parent.parent
 CUT = 512
 SETTINGS = {
     "method": "frozen",
+    "depth": "half",
     "num_filters": 50,
     "kernel_sizes": (1, 2, 3),
     "batch_size": 8,  # at 32 the loss was still falling after five epochs, dev 0.77 against 0.86

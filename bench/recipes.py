@@ -19,7 +19,7 @@ from bertcnn.text.dataset import Examples, Splits
 from bertcnn.text.files import read_rows
 from bertcnn.training.train import train
 
-BASE: dict[str, Any] = {"method": "finetune", "epochs": 4, "layer_decay": 1.0, "report_to": "none"}
+BASE: dict[str, Any] = {"method": "finetune", "depth": "half", "epochs": 4, "layer_decay": 1.0, "report_to": "none"}
 LINEAR: dict[str, Any] = {"depth": "all", "features": "mean", "dropout": 0.1}
 RECIPES: dict[str, dict[str, Any]] = {
     "base": {},
@@ -35,6 +35,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 for size in (4, 8, 16, 32):
     RECIPES[f"frozen-{size}"] = {"method": "frozen", "epochs": 4, "layer_decay": 0.9, "batch_size": size}
     RECIPES[f"default-{size}"] = {**RECIPES["default"], "batch_size": size}
+# The head alone, as long as `train` trains it.
+RECIPES["frozen-half"] = {"method": "frozen", "layer_decay": 0.9}
+RECIPES["frozen-all"] = {**RECIPES["frozen-half"], "depth": "all"}
 FILES = {
     "cr": "cr/all.csv",
     "trec6": "trec6/train.csv",

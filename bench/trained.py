@@ -48,7 +48,7 @@ MODELS = {
 def prepared(name: str, data: Path = DATA) -> tuple[Predictor, Splits]:
     """Return a model, run by torch, and the division of its data; train it where it is not kept yet."""
     recipe = MODELS[name]
-    settings = change(Settings(), {**recipe.changes, "report_to": ("none",)})
+    settings = change(Settings(), {"depth": "half", **recipe.changes, "report_to": ("none",)})
     splits = divided(recipe, data / recipe.folder, settings)
     if not (KEPT / name).is_dir():
         from bertcnn import save, train

@@ -1,4 +1,4 @@
-"""depth = "auto": what is tried, what is taken, and that it is what a given depth would have been."""
+"""depth = "auto" and "half-or-all": what is tried, what is taken, and that it is what a given depth would have been."""
 
 import dataclasses
 import json
@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from bertcnn import BertCNN, BertCNNClassifier, BertCNNConfig, Predictor, Settings, SettingsError, save, train
 from bertcnn.apps.cli import app
 from bertcnn.network.config import WordVectorsConfig
+from bertcnn.network.encoder import load_encoder, load_tokenizer
 from bertcnn.network.states import States, cached_states
 from bertcnn.settings import change, read_settings
 from bertcnn.text.dataset import Splits
@@ -74,6 +75,7 @@ class Shop:
     def __init__(self, encoder: str, tokenizer: PieceTokenizer, pieces: Pieces, cache: Path) -> None:
         self.encoder, self.tokenizer, self.pieces, self.cache = encoder, tokenizer, pieces, cache
         self.passes = self.heads = 0
+        self.scores: dict[str, float] = {}  # by name of the trial
 
     def build(self, settings: Settings) -> BertCNN:
         model = settings.model
@@ -86,7 +88,7 @@ class Shop:
 
     def train_head(self, model: BertCNN, states: States, name: str) -> Scored:
         self.heads += 1
-        return Scored(0.5, 0.1, [])
+        return Scored(self.scores.get(name, 0.5), 0.1, [])
 
 
 @pytest.fixture
@@ -97,7 +99,7 @@ def search(tokenizer: PieceTokenizer, splits: Splits, tmp_path: Path) -> Callabl
         settings = change(Settings(), {"encoder": encoder, "depth": "auto", "num_filters": 8, **changed})
         text = splits.train.texts[0]
         quiet = Console(quiet=True)
-        return shop, DepthSearch(shop, settings, tokenizer, pieces=pieces, text=text, console=quiet)
+        return shop, DepthSearch(shop, settings, tokenizer, pieces=pieces, dev_texts=100, text=text, console=quiet)
 
     return search
 
@@ -194,7 +196,51 @@ def test_within_a_budget_the_best_score_is_taken_and_of_equals_the_quickest() ->
     assert choose(trials, metric="accuracy", tolerance=50, budget_ms=1.2) == trials[0]
 
 
+@pytest.mark.parametrize(
+    ("half", "every", "depth"),
+    [
+        (0.80, 0.83, 2),  # a standard error of 0.83 is 3.8 points
+        (0.79, 0.83, 4),
+        (0.90, 0.80, 2),
+    ],
+)
+@pytest.mark.parametrize("states", ["last", "mix", "concat-2"])
+def test_half_is_taken_unless_all_are_better_by_a_standard_error(
+    tiny: str, search: Callable[..., tuple[Shop, DepthSearch]], half: float, every: float, depth: int, states: str
+) -> None:
+    shop, one = search(tiny, depth="half-or-all", states=states)
+    shop.scores = {"depth-2-8": half, "depth-4-8": every}
+    curve = one.run(shop.build(change(one.settings, {"depth": "all"})).config)
+    assert [(trial.depth, trial.score) for trial in curve.trials] == [(2, half), (4, every)]
+    assert curve.chosen.depth == depth
+    assert shop.passes == 1
+    for tried in (2, 4):
+        model = shop.build(change(one.settings, {"depth": tried}))
+        assert np.array_equal(shop.encode(model).values, one.states(model).values)
+
+
 # ---- the run
+
+
+def test_by_default_training_chooses_between_half_and_all(few: Splits, auto: Settings) -> None:
+    settings = change(auto, {"depth": Settings().model.depth, "head_epochs": 2})
+    trained = train(few, settings)
+    assert trained.depth_curve is not None
+    assert [one.depth for one in trained.depth_curve.trials] == [2, 4]
+    assert_same(trained, train(few, change(settings, {"depth": trained.depth_curve.chosen.depth})))
+
+
+@pytest.mark.parametrize("encoder", ["words", "one layer"])
+def test_where_there_is_nothing_to_choose_from_all_is_taken(
+    few: Splits, auto: Settings, tiny: str, tmp_path: Path, encoder: str
+) -> None:
+    if encoder == "one layer":
+        load_encoder(tiny, 1).save_pretrained(tmp_path)
+        load_tokenizer(tiny).save(tmp_path)
+    settings = {"encoder": str(tmp_path) if encoder == "one layer" else encoder, "depth": "half-or-all"}
+    trained = train(few, change(auto, {**settings, "head_epochs": 1}))
+    assert trained.depth_curve is None
+    assert trained.settings.model.depth == "all"
 
 
 def test_a_frozen_model_is_the_one_of_the_chosen_depth(

@@ -155,7 +155,7 @@ def test_in_int8_the_other_texts_of_a_batch_hardly_move_an_answer(exported: Path
 
 
 def test_in_int8_products_are_exact_on_every_processor(tmp_path: Path) -> None:
-    """Without 8-bit products of its own, a processor adds pairs of them in 16 bits, and 2 x 255 x 127 is beyond those."""
+    """Without 8-bit products of its own, a processor adds pairs of them in 16 bits; 2 x 255 x 127 is beyond those."""
     helper, file = onnx.helper, tmp_path / "product.onnx"
     scales = {
         "one": np.float32(1),

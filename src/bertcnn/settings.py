@@ -8,7 +8,7 @@ estimator's parameters come from the same lines. A TOML file has the sections ``
 import tomllib
 from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
@@ -47,8 +47,10 @@ class ModelSettings:
         "'minilm', a folder, a Hugging Face name; or 'words' (random word vectors), 'words:FILE' (.npz, .vec, "
         ".txt, .bin), 'pieces:NAME' (the input table of an encoder, without its layers).",
     )
-    depth: int | Literal["half", "all", "auto"] = _setting(
-        "half", "Encoder layers to keep, from below: a number, half, all; auto: as few as do, by trying (--tolerance)."
+    depth: int | Literal["half", "all", "half-or-all", "auto"] = _setting(
+        "half-or-all",
+        "Encoder layers to keep, from below: a number, half, all; half-or-all: half, but all where a head on them is "
+        "better on dev by more than a standard error; auto: as few as do, by trying each (--tolerance).",
     )
     states: str = _setting("last", "States the convolution reads: last, mix (learned), concat-N (last N layers).")
     features: Literal["windows", "mean", "first"] = _setting(
@@ -62,15 +64,22 @@ class ModelSettings:
     vector_size: int = _setting(300, "Width of random word vectors.")
 
     @property
+    def searches_depth(self) -> bool:
+        """Whether training chooses the depth."""
+        return self.depth in {"auto", "half-or-all"}
+
+    @property
     def layers(self) -> int | Literal["half", "all"]:
         """The depth, where something must know it.
 
         Raises:
-            SettingsError: It is ``auto``, which only training can make a depth of.
+            SettingsError: It is one that only training can make a depth of.
         """
-        if self.depth == "auto":
-            raise SettingsError("depth is 'auto', which is chosen in training. Expected a number, half or all here.")
-        return self.depth
+        if self.searches_depth:
+            raise SettingsError(
+                f"depth is {self.depth!r}, which is chosen in training. Expected a number, half or all here."
+            )
+        return cast(int | Literal["half", "all"], self.depth)
 
 
 @dataclass(frozen=True, kw_only=True)

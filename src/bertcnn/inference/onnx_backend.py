@@ -114,7 +114,7 @@ def open_session(graph: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads()
     options.log_severity_level = 3  # errors; it warns of what it optimises
-    # Where a processor has no 8-bit products of its own (VNNI), sums of two would be cut off at 16 bits: other answers there.
+    # Where a processor has no 8-bit products of its own (VNNI), sums of two would be cut off at 16 bits.
     options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return onnxruntime.InferenceSession(

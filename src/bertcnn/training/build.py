@@ -21,7 +21,7 @@ def build_model(
     """Make an untrained model and its tokenizer.
 
     Args:
-        settings: Of the model, and of the loss; the depth ``auto`` is not chosen here: all layers are kept.
+        settings: Of the model, and of the loss; where the depth is yet to be chosen, all layers are kept.
         labels: To tell apart.
         texts: Training texts, for the vocabulary of word vectors.
         truth: Of those texts, for balanced class weights.
@@ -48,7 +48,7 @@ def build_model(
         encoder,
         labels=labels.names,
         multi_label=labels.many,
-        depth="all" if model.depth == "auto" else model.depth,
+        depth="all" if model.searches_depth else model.layers,
         states=model.states,
         num_filters=model.num_filters,
         kernel_sizes=model.kernel_sizes,

@@ -1,10 +1,11 @@
-"""How deep is enough: a head on the states of each depth, and the smallest depth as good as the best.
+"""How deep is enough: a head on the states of each depth, or of half and all, and the smallest as good as the best.
 
 What builds a network and trains a head is handed in by :mod:`bertcnn.training.train`; here is what
 is tried, what is timed, and what is taken.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -73,7 +74,8 @@ class DepthCurve:
 
     Attributes:
         metric: What ``score`` of the trials is.
-        tolerance: Points (hundredths) that the chosen one may be below the best.
+        tolerance: Points (hundredths) that the chosen one may be below the best; of ``half-or-all`` the best one's
+            standard error.
         budget_ms: Most that one text was allowed to take; 0: no limit.
         timed_pieces: Word pieces of the text that was timed.
         trials: By depth; where there was a budget, those with fewer filters behind.
@@ -117,7 +119,7 @@ class DepthCurve:
             )
         best = _best(self.trials, self.metric)
         return (
-            f"Depth {self.chosen.depth} is the smallest with a dev {self.metric} within {self.tolerance:g} points "
+            f"Depth {self.chosen.depth} is the smallest with a dev {self.metric} within {self.tolerance:.2g} points "
             f"of the best ({best.score:.3f}, depth {best.depth})."
         )
 
@@ -155,6 +157,25 @@ def choose(trials: Sequence[Trial], *, metric: str, tolerance: float, budget_ms:
     return min((one for one in trials if _goodness(one, metric) >= enough), key=lambda one: one.depth)
 
 
+def standard_error(share: float, count: int) -> float:
+    """Return how far a share of so many texts is off, as a rule; also about that of a mean of shares, such as macro F1.
+
+    A simpler model within one standard error of the best is taken for as good.
+
+    Source:
+        Breiman et al. (1984), "Classification and Regression Trees", sec. 3.4.3.
+
+    >>> round(standard_error(0.9, 400), 3)
+    0.015
+    """
+    return math.sqrt(share * (1 - share) / count)
+
+
+def layers_of(config: BertCNNConfig) -> int:
+    """Return how many layers an encoder has; 0: none that could be cut."""
+    return int(getattr(config.encoder, "num_hidden_layers", 0))
+
+
 def _goodness(trial: Trial, metric: str) -> float:
     return -trial.score if metric == "log_loss" else trial.score
 
@@ -190,7 +211,7 @@ class HeadTrainer(Protocol):
 
 
 class DepthSearch:
-    """Tries each depth of an encoder.
+    """Tries each depth of an encoder, or half and all.
 
     The whole encoder runs once, and a head is trained on the columns of each depth. An encoder that does more
     behind its last layer (a norm, as in ModernBERT) is found out on a few texts, and then each depth runs by
@@ -199,9 +220,10 @@ class DepthSearch:
 
     Args:
         trainer: Builds, encodes, trains.
-        settings: With ``depth = "auto"``.
+        settings: With ``depth = "auto"`` or ``"half-or-all"``.
         tokenizer: Of the encoder.
         pieces: All texts to encode.
+        dev_texts: By how many texts the choice is made.
         text: What is timed.
         console: Where each trial is shown.
     """
@@ -213,11 +235,12 @@ class DepthSearch:
         tokenizer: PieceTokenizer,
         *,
         pieces: Pieces,
+        dev_texts: int,
         text: str,
         console: Console,
     ) -> None:
         self.trainer, self.settings, self.tokenizer = trainer, settings, tokenizer
-        self.pieces, self.text, self.console = pieces, text, console
+        self.pieces, self.dev_texts, self.text, self.console = pieces, dev_texts, text, console
         self.warnings: dict[Trial, list[str]] = {}
         self._layers = self._lowest = 0
         self._is_side_by_side = False
@@ -226,7 +249,7 @@ class DepthSearch:
         self._whole_states: States | None = None
 
     def run(self, whole: BertCNNConfig) -> DepthCurve:
-        """Try all depths, and where there is a budget fewer filters at those that are too slow.
+        """Try the depths, and where there is a budget fewer filters at those that are too slow.
 
         Args:
             whole: Configuration of the network with all layers.
@@ -235,14 +258,16 @@ class DepthSearch:
             SettingsError: The encoder has no layers, or nothing answers within the budget.
         """
         model, training, metric = self.settings.model, self.settings.training, self.trainer.metric
-        self._look_at(whole)
-        depths = [depth for depth in range(1, self._layers + 1) if _can_read(model.states, depth)]
+        depths = self._look_at(whole)
         plan = self._in_time(depths) if training.budget_ms else [(depth, model.num_filters, None) for depth in depths]
         trials = [self._try(*one) for one in plan]
-        chosen = choose(trials, metric=metric, tolerance=training.tolerance, budget_ms=training.budget_ms)
+        tolerance = training.tolerance
+        if model.depth == "half-or-all" and metric != "log_loss":
+            tolerance = standard_error(_best(trials, metric).score, self.dev_texts) / POINT
+        chosen = choose(trials, metric=metric, tolerance=tolerance, budget_ms=training.budget_ms)
         return DepthCurve(
             metric=metric,
-            tolerance=training.tolerance,
+            tolerance=tolerance,
             budget_ms=training.budget_ms,
             timed_pieces=int(self.tokenizer([self.text]).lengths[0]),
             trials=tuple(trials),
@@ -325,19 +350,23 @@ class DepthSearch:
         assert isinstance(found, Pace)
         return found
 
-    def _look_at(self, whole: BertCNNConfig) -> None:
-        """Note how many layers there are, and whether the states of all can lie side by side."""
-        self._layers = int(getattr(whole.encoder, "num_hidden_layers", 0))
+    def _look_at(self, whole: BertCNNConfig) -> list[int]:
+        """Return the depths to try, and note whether the states that they read can lie side by side."""
+        self._layers = layers_of(whole)
         if not self._layers:
             raise SettingsError(
                 f"depth is 'auto', but a {whole.encoder.model_type} encoder has no layers to choose from. "
                 "Give --depth all."
             )
-        self._lowest = 1 if states_count(whole.encoder, whole.states) == 1 else 0
+        few = [(self._layers + 1) // 2, self._layers]
+        tried = few if self.settings.model.depth == "half-or-all" else range(1, self._layers + 1)
+        depths = [depth for depth in tried if _can_read(whole.states, depth)]
+        self._lowest = 0 if whole.states == "mix" else depths[0] + 1 - states_count(whole.encoder, whole.states)
         needed = 2 * len(self.pieces.ids) * whole.hidden_size * (self._layers + 1 - self._lowest)
         self._is_side_by_side = needed <= min(SIDE_BY_SIDE_BYTES, _free_bytes(self.settings) // 2)
         if not self._is_side_by_side:
             self._run_apart(f"the states of all layers would take {needed / 1e9:.1f} GB")
+        return depths
 
     def _run_apart(self, reason: str) -> None:
         self._is_side_by_side, self._whole = False, None

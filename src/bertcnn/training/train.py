@@ -33,7 +33,7 @@ from bertcnn.text.tokens import Pieces, PieceTokenizer
 from bertcnn.training.build import build_model
 from bertcnn.training.callbacks import Clock, Interruption, ProgressBar, Watchdog, encoding_bar
 from bertcnn.training.contrast import contrasts
-from bertcnn.training.depth import DepthCurve, DepthSearch, Scored, at, median_text
+from bertcnn.training.depth import DepthCurve, DepthSearch, Scored, at, layers_of, median_text
 from bertcnn.training.stage import Stage, TextSet, collate_pieces, collate_states, run_stage, several_on_cpu
 
 FEW_TEXTS, SMALL_BATCH, BATCH = 1000, 8, 32
@@ -46,7 +46,7 @@ class Trained:
 
     Attributes:
         predictor: The model with its best weights, calibrated on dev.
-        settings: It was trained with; ``depth`` and ``batch_size`` as chosen, where they were ``auto``.
+        settings: It was trained with; ``depth`` and ``batch_size`` as chosen.
         dev, test: How good it is there.
         temperature: The logits were divided by this.
         history: Trainer's log, a dict a step, each with its ``stage``.
@@ -56,7 +56,7 @@ class Trained:
         encoding_seconds: What encoding the texts of train and dev took, now or when they were cached.
         cached_seconds: What encoding the texts of train and dev would have added, had their states not
             been in the cache (less what encoding others' texts took).
-        depth_curve: Where ``depth`` was ``auto``, what was tried.
+        depth_curve: Where ``depth`` was ``auto`` or ``half-or-all``, what was tried.
         proof: The dev texts, for a graph to be proved on that a budget asked for.
     """
 
@@ -188,7 +188,9 @@ class _Run:
     def train(self, splits: Splits, truths: dict[str, Truth], also_encode: Sequence[str]) -> None:
         method, training = self.settings.training.method, self.settings.training
         self.truths, self.pool = truths, self._pool(splits, also_encode)
-        if self.settings.model.depth == "auto":
+        if self.settings.model.depth == "half-or-all" and layers_of(self.model.config) < 2:
+            self.settings = at(self.settings, "all")  # there is nothing to choose from
+        elif self.settings.model.searches_depth:
             self._choose_depth(splits.train.texts)
         before: float | None = None
         if method != "finetune":
@@ -240,7 +242,10 @@ class _Run:
         note, is_main = self.folder / "depth.json", PartialState().is_main_process
         pieces = self.pool.pieces
         text = median_text(texts, pieces.lengths[self.pool.rows["train"]])
-        search = DepthSearch(self, self.settings, self.tokenizer, pieces=pieces, text=text, console=self.console)
+        dev = len(self.pool.rows["dev"])
+        search = DepthSearch(
+            self, self.settings, self.tokenizer, pieces=pieces, dev_texts=dev, text=text, console=self.console
+        )
         was_found = self.resume and note.is_file()
         curve = DepthCurve.read(note) if was_found else search.run(self.model.config)
         if is_main and not was_found:
