@@ -25,6 +25,7 @@ from transformers import (
     BertConfig,
     BertModel,
     DataCollatorWithPadding,
+    FunnelConfig,
     PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
@@ -32,7 +33,7 @@ from transformers import (
 )
 
 from bertcnn import BertCNN, BertCNNConfig, EncoderError, ModelError, Predictor, SettingsError, embed
-from bertcnn.network.encoder import layer_of_parameters, load_encoder, load_tokenizer, reads_padding
+from bertcnn.network.encoder import cut, layer_of_parameters, load_encoder, load_tokenizer, reads_padding
 from bertcnn.network.loss import classification_loss
 from bertcnn.network.pool import StatePool
 from bertcnn.network.vectors import RANDOM_RANGE, build_vectors, read_vectors
@@ -590,6 +591,13 @@ def test_a_cut_encoder_gives_the_states_of_that_layer(
 def test_a_depth_the_encoder_has_not_is_refused(tiny: str, depth: Any) -> None:
     with pytest.raises(SettingsError, match="4 layers: expected 1 to 4"):
         load_encoder(tiny, depth)
+
+
+def test_an_encoder_of_blocks_is_taken_whole_or_refused() -> None:
+    config = FunnelConfig()
+    cut(config, "all")
+    with pytest.raises(SettingsError, match=r"funnel encoder cannot be cut to a depth of half: give all"):
+        cut(config, "half")
 
 
 def test_states_side_by_side_and_mixed(tiny: str, tokenizer: PieceTokenizer) -> None:

@@ -123,11 +123,16 @@ def cut(config: PreTrainedConfig, depth: int | Literal["half", "all"]) -> None:
     wanted = {"all": layers, "half": (layers + 1) // 2}.get(str(depth), depth)
     if not isinstance(wanted, int) or not 1 <= wanted <= layers:
         raise SettingsError(f"depth is {depth!r}, but the encoder has {layers} layers: expected 1 to {layers}.")
+    if wanted == layers:
+        return
     for name, value in list(vars(config).items()):
         # One entry a layer, as in ModernBERT's layer_types and Longformer's attention_window.
         if isinstance(value, list) and len(value) == layers and name.endswith(("_types", "_layers", "_window")):
             setattr(config, name, value[:wanted])
-    config.num_hidden_layers = wanted
+    try:
+        config.num_hidden_layers = wanted
+    except NotImplementedError as error:  # as of Funnel, whose layers stand in blocks
+        raise SettingsError(f"A {config.model_type} encoder cannot be cut to a depth of {depth}: give all.") from error
 
 
 def longest_window(encoder: PreTrainedModel) -> int:
