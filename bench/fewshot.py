@@ -70,7 +70,7 @@ def ours(**changes: Any) -> Callable[[Path, int], tuple[Answer, dict[str, Any]]]
 
 
 def mean_of_states(file: Path, seed: int) -> tuple[Answer, dict[str, Any]]:
-    """What SetFit sets out from: the mean of the last states, and scikit-learn's logistic regression at its defaults."""
+    """What SetFit sets out from: the mean of the last states, and logistic regression at scikit-learn's defaults."""
     learned = load_examples(str(file), Settings().data)["train"]
     made = fit(system("bert-mean-frozen@all"), Settings(), {"C": 1.0}, learned, learned, seed=seed)
     return lambda texts: [str(made.classes_[k]) for k in made.predict_proba(texts).argmax(axis=1)], {}

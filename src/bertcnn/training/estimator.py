@@ -38,8 +38,8 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
 
     Parameters are the settings of the model and of training (:mod:`bertcnn.settings`), by their
     names, and ``dev_fraction``, the share of the texts that choices are made on; ``verbose`` shows
-    progress. With ``depth="auto"`` the chosen depth is ``trained_.settings.model.depth``, and what was tried is
-    ``trained_.depth_curve``.
+    progress. Where training chooses the depth (``half-or-all``, ``auto``) it is ``trained_.settings.model.depth``, and
+    what was tried is ``trained_.depth_curve``.
 
     Attributes:
         classes_: The labels, in the order of the columns of ``predict_proba``.
