@@ -204,19 +204,15 @@ def test_within_a_budget_the_best_score_is_taken_and_of_equals_the_quickest() ->
         (0.90, 0.80, 2),
     ],
 )
-@pytest.mark.parametrize("states", ["last", "mix", "concat-2"])
 def test_half_is_taken_unless_all_are_better_by_a_standard_error(
-    tiny: str, search: Callable[..., tuple[Shop, DepthSearch]], half: float, every: float, depth: int, states: str
+    tiny: str, search: Callable[..., tuple[Shop, DepthSearch]], half: float, every: float, depth: int
 ) -> None:
-    shop, one = search(tiny, depth="half-or-all", states=states)
+    shop, one = search(tiny, depth="half-or-all")
     shop.scores = {"depth-2-8": half, "depth-4-8": every}
     curve = one.run(shop.build(change(one.settings, {"depth": "all"})).config)
     assert [(trial.depth, trial.score) for trial in curve.trials] == [(2, half), (4, every)]
     assert curve.chosen.depth == depth
-    assert shop.passes == 1
-    for tried in (2, 4):
-        model = shop.build(change(one.settings, {"depth": tried}))
-        assert np.array_equal(shop.encode(model).values, one.states(model).values)
+    assert shop.passes == 2
 
 
 # ---- the run

@@ -213,8 +213,8 @@ class HeadTrainer(Protocol):
 class DepthSearch:
     """Tries each depth of an encoder, or half and all.
 
-    The whole encoder runs once, and a head is trained on the columns of each depth. An encoder that does more
-    behind its last layer (a norm, as in ModernBERT) is found out on a few texts, and then each depth runs by
+    To try each, the whole encoder runs once, and a head is trained on the columns of each depth. An encoder that does
+    more behind its last layer (a norm, as in ModernBERT) is found out on a few texts, and then each depth runs by
     itself; and so it does where the states of all layers would take more than :data:`SIDE_BY_SIDE_BYTES` or half
     of the free disk.
 
@@ -358,15 +358,15 @@ class DepthSearch:
                 f"depth is 'auto', but a {whole.encoder.model_type} encoder has no layers to choose from. "
                 "Give --depth all."
             )
-        few = [(self._layers + 1) // 2, self._layers]
-        tried = few if self.settings.model.depth == "half-or-all" else range(1, self._layers + 1)
-        depths = [depth for depth in tried if _can_read(whole.states, depth)]
-        self._lowest = 0 if whole.states == "mix" else depths[0] + 1 - states_count(whole.encoder, whole.states)
+        if self.settings.model.depth == "half-or-all":
+            # The states of all layers are many times those of two, and each of these is found in the cache by itself.
+            return [depth for depth in ((self._layers + 1) // 2, self._layers) if _can_read(whole.states, depth)]
+        self._lowest = 1 if states_count(whole.encoder, whole.states) == 1 else 0
         needed = 2 * len(self.pieces.ids) * whole.hidden_size * (self._layers + 1 - self._lowest)
         self._is_side_by_side = needed <= min(SIDE_BY_SIDE_BYTES, _free_bytes(self.settings) // 2)
         if not self._is_side_by_side:
             self._run_apart(f"the states of all layers would take {needed / 1e9:.1f} GB")
-        return depths
+        return [depth for depth in range(1, self._layers + 1) if _can_read(whole.states, depth)]
 
     def _run_apart(self, reason: str) -> None:
         self._is_side_by_side, self._whole = False, None
