@@ -85,6 +85,14 @@ QUESTIONS = (
         margin=0.01,
     ),
     Question(
+        "the same, frozen",
+        "Is a frozen BERT cut to its lower layers, with a CNN, at least as accurate as the whole with a linear head?",
+        "cutting frozen BERT and putting a CNN on it",
+        ("bert-cnn-frozen@half", "bert-cnn-frozen@4", "bert-cnn-frozen@3"),
+        ("bert-mean-frozen@all",),
+        margin=0.01,
+    ),
+    Question(
         "fine-tuning",
         "What does training the encoder add?",
         "training the encoder",
