@@ -111,12 +111,12 @@ def show(records: Sequence[dict[str, Any]]) -> None:
     for name, rows in right.items():
         texts = rows.mean(axis=0)
         low, high = wilson(float(texts.mean()), len(texts))
-        change_ = 100 * (texts - first)
-        half = 1.96 * change_.std() / np.sqrt(len(texts))
+        difference = 100 * (texts - first)
+        half = 1.96 * difference.std() / np.sqrt(len(texts))
         seconds = np.median([one["seconds"] for one in records if one["system"] == name])
         print(
             f"{name} ({len(rows)}): {100 * texts.mean():.1f} [{100 * low:.1f}, {100 * high:.1f}], "
-            f"{change_.mean():+.1f} [{change_.mean() - half:.1f}, {change_.mean() + half:.1f}], {seconds:.0f} s"
+            f"{difference.mean():+.1f} [{difference.mean() - half:.1f}, {difference.mean() + half:.1f}], {seconds:.0f} s"
         )
 
 

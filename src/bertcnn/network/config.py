@@ -88,7 +88,7 @@ class BertCNNConfig(PreTrainedConfig):
     @property
     def num_hidden_layers(self) -> int:
         """Layers of the cut encoder."""
-        return int(self.encoder.num_hidden_layers)
+        return int(getattr(self.encoder, "num_hidden_layers", 0))
 
     @property
     def vocab_size(self) -> int:

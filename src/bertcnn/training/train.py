@@ -33,7 +33,8 @@ from bertcnn.text.tokens import Pieces, PieceTokenizer
 from bertcnn.training.build import build_model
 from bertcnn.training.callbacks import Clock, Interruption, ProgressBar, Watchdog, encoding_bar
 from bertcnn.training.contrast import contrasts
-from bertcnn.training.depth import DepthCurve, DepthSearch, Scored, at, layers_of, median_text
+from bertcnn.training.depth import DepthCurve
+from bertcnn.training.depth_search import DepthSearch, Scored, at, median_text
 from bertcnn.training.stage import Stage, TextSet, collate_pieces, collate_states, run_stage, several_on_cpu
 
 FEW_TEXTS, SMALL_BATCH, BATCH = 1000, 8, 32
@@ -188,7 +189,7 @@ class _Run:
     def train(self, splits: Splits, truths: dict[str, Truth], also_encode: Sequence[str]) -> None:
         method, training = self.settings.training.method, self.settings.training
         self.truths, self.pool = truths, self._pool(splits, also_encode)
-        if self.settings.model.depth == "half-or-all" and layers_of(self.model.config) < 2:
+        if self.settings.model.depth == "half-or-all" and self.model.config.num_hidden_layers < 2:
             self.settings = at(self.settings, "all")  # there is nothing to choose from
         elif self.settings.model.searches_depth:
             self._choose_depth(splits.train.texts)
