@@ -112,11 +112,11 @@ def show(records: Sequence[dict[str, Any]]) -> None:
         texts = rows.mean(axis=0)
         low, high = wilson(float(texts.mean()), len(texts))
         difference = 100 * (texts - first)
-        half = 1.96 * difference.std() / np.sqrt(len(texts))
+        middle, half = difference.mean(), 1.96 * difference.std() / np.sqrt(len(texts))
         seconds = np.median([one["seconds"] for one in records if one["system"] == name])
         print(
             f"{name} ({len(rows)}): {100 * texts.mean():.1f} [{100 * low:.1f}, {100 * high:.1f}], "
-            f"{difference.mean():+.1f} [{difference.mean() - half:.1f}, {difference.mean() + half:.1f}], {seconds:.0f} s"
+            f"{middle:+.1f} [{middle - half:.1f}, {middle + half:.1f}], {seconds:.0f} s"
         )
 
 
