@@ -83,6 +83,7 @@ BAD_FILES: list[tuple[str, str, bytes | Callable[[Path], bytes], str]] = [
     ("commas in a tsv", "t.tsv", b"text,label\na,b\n", r"looks separated by ','"),
     ("semicolons, and commas in texts", "t.csv", b"text;label\na, so a;b\n",
      r"has 1 column, but.*looks separated by ';': give --delimiter ';'"),
+    ("semicolons, and quotes", "t.csv", b'text;label\n"a";b\n', r"begins at line 2\. The header.*--delimiter ';'"),
     ("latin-1", "t.csv", b"text,label\ncaf\xe9,a\n", r"not utf-8: byte 0xe9 at offset 14 \(line 2\).*--encoding"),
     ("latin-1, far down", "t.csv", b"text,label\n" + b"a,b\n" * 50_000 + b"\xff,b\n",
      r"byte 0xff at offset 200011 \(line 50002\)"),
@@ -576,6 +577,7 @@ def test_hard_texts_are_learned_and_counted(tiny: str, csv_file: Path, tmp_path:
     rows = [{"text": row["review"], "label": row["sentiment"]} for row in read_rows(csv_file)]
     rows += [{"text": text, "label": label} for text in HARD for label in ("negative", "positive")]
     rows += [{"text": rows[0]["text"].upper(), "label": rows[0]["label"]}] * 3
+    rows += [{"text": f"shouted {i}", "label": "Positive"} for i in range(2)]
     source = tmp_path / "t.jsonl"
     source.write_text("\ufeff" + "".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     done = call(
@@ -594,6 +596,7 @@ def test_hard_texts_are_learned_and_counted(tiny: str, csv_file: Path, tmp_path:
     assert "texts with contradicting labels" in said
     duplicates = len(rows) - len({" ".join(row["text"].casefold().split()) for row in rows})
     assert f"{duplicates} duplicate texts" in said
+    assert "labels that differ in capitals alone: 'positive' and 'Positive'." in said
     assert "2 long texts were cut to 40 pieces in training" in said
 
 

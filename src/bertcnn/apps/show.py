@@ -55,6 +55,18 @@ def say_findings(console: Console, splits: "Splits") -> None:
             highlight=False,
             soft_wrap=True,
         )
+    alike: dict[str, list[str]] = {}
+    for name in found.label_counts:
+        alike.setdefault(name.casefold(), []).append(name)
+    doubled = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+    if doubled:
+        names = ", ".join(doubled[:SHOWN_LABELS]) + (", ..." if len(doubled) > SHOWN_LABELS else "")
+        console.print(
+            f"[yellow]Mind:[/] labels that differ in capitals alone: {escape(names)}. Each is learned as a label of "
+            "its own; write them alike if they mean the same.",
+            highlight=False,
+            soft_wrap=True,
+        )
     leaks = find_leaks(splits)
     for pair, count in leaks.items():
         console.print(f"[yellow]Mind:[/] {count:,} texts are in both {pair}; scores there flatter.", highlight=False)

@@ -173,7 +173,7 @@ def _lines(file: IO[str], path: Path) -> Iterator[str]:
 def _read_separated(path: Path, encoding: str, delimiter: str) -> Iterator[Row]:
     with _open_text(path, encoding) as file:
         reader = csv.reader(_lines(file, path), delimiter=delimiter, strict=True)
-        started = 1
+        started, header = 1, list[str]()
         try:
             header = next(reader, [])
             started = reader.line_num + 1
@@ -194,10 +194,10 @@ def _read_separated(path: Path, encoding: str, delimiter: str) -> Iterator[Row]:
                     yield dict(zip(header, cells, strict=True))
         except csv.Error as error:
             what = "a quote that is never closed" if "unexpected end" in str(error) else str(error)
-            raise DataError(
-                f"{path}: {what}, in the row that begins at line {started}. "
-                "A text with quotes, commas or line breaks must stand in quotes, its own quotes doubled."
-            ) from error
+            advice = _other_delimiter(header, delimiter) or (
+                " A text with quotes, commas or line breaks must stand in quotes, its own quotes doubled."
+            )
+            raise DataError(f"{path}: {what}, in the row that begins at line {started}.{advice}") from error
     if ragged:
         columns = f"{len(header)} column" + "s" * (len(header) != 1)
         advice = _other_delimiter(header, delimiter) or " Quote texts that hold the delimiter, or give --delimiter."
