@@ -68,7 +68,12 @@ def classification_loss(
             loss = torch.where(target > 0.5, loss * weights, loss)
         return loss.mean()
     if is_soft:
-        return _soft_loss(logits, labels.to(logits.dtype).view_as(logits), weights, focal_gamma, label_smoothing)
+        target = labels.to(logits.dtype).view_as(logits)
+        loss = functional.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
+        if focal_gamma:
+            loss = loss * (1 - (logits.softmax(dim=-1) * target).sum(dim=-1)) ** focal_gamma
+        factors = torch.ones_like(loss) if weights is None else target @ weights
+        return (loss * factors).sum() / factors.sum()
     ids = labels.reshape(-1).long()
     counts = ids != IGNORED
     ids = ids.clamp(min=0)
@@ -77,20 +82,6 @@ def classification_loss(
         right = logits.softmax(dim=-1).gather(1, ids[:, None]).squeeze(1)
         loss = loss * (1 - right) ** focal_gamma
     factors = counts.to(loss.dtype) if weights is None else weights[ids] * counts
-    return (loss * factors).sum() / factors.sum()
-
-
-def _soft_loss(
-    logits: Tensor, target: Tensor, weights: Tensor | None, focal_gamma: float, label_smoothing: float
-) -> Tensor:
-    """Return the loss of one label a text where targets are chances; it is that of class ids where they are sure."""
-    # Rows of many labels, too, are floats (B, K): taken for chances they would train without a word.
-    if not ((target >= 0).all() and torch.allclose(target.sum(dim=-1), target.new_ones(()), atol=1e-2)):
-        raise ValueError(f"Got labels of {target.dtype} for {SINGLE}, expected rows of chances that sum to 1.")
-    loss = functional.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
-    if focal_gamma:
-        loss = loss * (1 - (logits.softmax(dim=-1) * target).sum(dim=-1)) ** focal_gamma
-    factors = torch.ones_like(loss) if weights is None else target @ weights
     return (loss * factors).sum() / factors.sum()
 
 

@@ -266,7 +266,7 @@ class BertCNN(PreTrainedModel):
             attention_mask: 1 at pieces and 0 at padding, of the same shape.
             token_type_ids: Which of two texts a piece belongs to, int64, of the same shape; for encoders that take it.
             inputs_embeds: Instead of ``input_ids``, float ``(B, T, D)``.
-            labels: int64 ``(B,)``, or how likely each is, ``(B, K)``; for many labels a text 0 and 1, ``(B, K)``.
+            labels: int64 ``(B,)``, or for many labels a text 0 and 1, ``(B, K)``.
             return_dict: False: a tuple.
             source: Where the state of each stitched piece stands in the flattened windows, int64
                 ``(B, T)`` (:class:`bertcnn.text.tokens.Batch`).
