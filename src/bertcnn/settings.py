@@ -121,12 +121,6 @@ class TrainingSettings:
     negation_contrasts: float = _setting(
         0.0, "Add so many times the training texts as far negations made of them (English, negative and positive only)."
     )
-    teacher: str = _setting(
-        "",
-        "Learn from a model's answers too: the folder of a saved one, or 'whole': all layers of the encoder under a "
-        "linear head, fine-tuned first on the same texts. Makes cut networks better, for the time it takes.",
-    )
-    teacher_share: float = _setting(0.7, "Of the teacher in each target, 0 to 1; the label has the rest.")
     max_train_pieces: int = _setting(2048, "Longer texts are cut to this in training; never in prediction.")
     precision: Literal["auto", "fp32", "bf16"] = _setting("auto", "auto: bf16 on a GPU that has it.")
     gradient_accumulation: int = _setting(1, "Batches a step of the optimizer.")
@@ -265,7 +259,6 @@ def _out_of_range(settings: Settings) -> list[str]:
         ("label_smoothing", training.label_smoothing, 0 <= training.label_smoothing < 1, "0 to below 1"),
         ("focal_gamma", training.focal_gamma, training.focal_gamma >= 0, "at least 0"),
         ("negation_contrasts", training.negation_contrasts, 0 <= training.negation_contrasts <= 5, "0 to 5"),
-        ("teacher_share", training.teacher_share, 0 <= training.teacher_share <= 1, "0 to 1"),
         ("tolerance", training.tolerance, training.tolerance >= 0, "at least 0"),
         ("budget_ms", training.budget_ms, training.budget_ms >= 0, "at least 0"),
         ("budget_ms", training.budget_ms, is_auto or training.budget_ms <= 0, "0, or depth = auto to choose by it"),

@@ -25,9 +25,8 @@ def classification_loss(
 
     Args:
         logits: Float ``(B, K)``.
-        labels: One label a text: class ids, integers ``(B,)``, -100 for a text that does not count, or, where
-            ``problem_type`` says so, how likely each class is, floats ``(B, K)``; cross entropy over a softmax.
-            Many: 0 or 1 for each label, or how likely it is, ``(B, K)``, binary cross entropy over sigmoids.
+        labels: One label a text: class ids, integers ``(B,)``, -100 for a text that does not count; cross entropy
+            over a softmax. Many: 0 or 1 for each label, ``(B, K)``, binary cross entropy over sigmoids.
             Regression: numbers, as many as logits; mean squared error, to which nothing below applies.
         problem_type: Which of these, in Hugging Face's names; None: told by the labels.
         class_weights: K factors. One label: of each text by its class, the mean weighted alike.
@@ -48,8 +47,8 @@ def classification_loss(
     problem = problem_type or _problem_of(logits, labels)
     if problem not in {SINGLE, MULTI, REGRESSION}:
         raise ValueError(f"problem_type is {problem!r}, expected {SINGLE!r}, {MULTI!r} or {REGRESSION!r}.")
-    is_soft = problem == SINGLE and labels.is_floating_point()
-    if labels.numel() != (len(logits) if problem == SINGLE and not is_soft else logits.numel()):
+    wanted = labels.numel() == (len(logits) if problem == SINGLE else logits.numel())
+    if not wanted or (problem == SINGLE and labels.is_floating_point()):
         shape = f"class ids, int64 ({len(logits)},)" if problem == SINGLE else f"numbers, {tuple(logits.shape)}"
         raise ValueError(f"Got labels of {labels.dtype} {tuple(labels.shape)}, expected for {problem}: {shape}.")
     if problem == REGRESSION:
@@ -67,13 +66,6 @@ def classification_loss(
         if weights is not None:
             loss = torch.where(target > 0.5, loss * weights, loss)
         return loss.mean()
-    if is_soft:
-        target = labels.to(logits.dtype).view_as(logits)
-        loss = functional.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
-        if focal_gamma:
-            loss = loss * (1 - (logits.softmax(dim=-1) * target).sum(dim=-1)) ** focal_gamma
-        factors = torch.ones_like(loss) if weights is None else target @ weights
-        return (loss * factors).sum() / factors.sum()
     ids = labels.reshape(-1).long()
     counts = ids != IGNORED
     ids = ids.clamp(min=0)

@@ -27,20 +27,11 @@ class Question:
 
 
 _CUT = ("bert-cnn@half", "bert-cnn-lpft@half", "bert-cnn@4", "bert-cnn-lpft@4", "bert-cnn@3", "bert-cnn-lpft@3")
-_TAUGHT = ("bert-cnn-taught@half", "bert-cnn-taught@4", "bert-cnn-taught@3")
 _WHOLE = ("bert-cnn@all", "bert-cnn-lpft@all")
 _FROZEN_CNN = tuple(f"bert-cnn-frozen@{d}" for d in ("half", "mix", "all", *range(1, 25)))
 _ALONE = ("cnn-tuned", "cnn-static", "cnn-random", "cnn-pieces")
 
-_BY_DEPTH = (
-    "bert-cnn-contrasts",
-    "bert-cnn-taught",
-    "bert-cnn-lpft",
-    "bert-cnn",
-    "bert-mean",
-    "bert-cls",
-    "bert-mean-frozen",
-)
+_BY_DEPTH = ("bert-cnn-contrasts", "bert-cnn-lpft", "bert-cnn", "bert-mean", "bert-cls", "bert-mean-frozen")
 _EVERY = (
     *(f"{base}@{depth}" for base in _BY_DEPTH for depth in ("all", "half", *range(24, 0, -1))),
     *_FROZEN_CNN,
@@ -115,23 +106,6 @@ QUESTIONS = (
         "training the head first",
         ("bert-cnn-lpft@half",),
         ("bert-cnn@half",),
-        matched=True,
-    ),
-    Question(
-        "taught, against its teacher",
-        "Is a BERT cut to its lower layers, with a CNN, taught by the whole with a linear head, as accurate as that or "
-        "more?",
-        "cutting BERT, putting a CNN on it and teaching it",
-        _TAUGHT,
-        ("bert-mean@all",),
-        margin=0.01,
-    ),
-    Question(
-        "the teacher",
-        "What does a teacher add to a cut BERT with a CNN?",
-        "the teacher",
-        _TAUGHT,
-        tuple(name.replace("-taught", "") for name in _TAUGHT),
         matched=True,
     ),
     Question(

@@ -117,12 +117,6 @@ _LADDER: dict[str, tuple[str, str, Values | None, dict[str, tuple[Any, ...]]]] =
         {"method": "head-then-finetune", "epochs": 3},
         _FROZEN | _RATES,
     ),
-    "bert-cnn-taught": (
-        "Fine-tuned BERT, CNN, taught by all layers under a linear head",
-        "fine-tuned BERT",
-        {**_FINETUNE, "teacher": "whole"},
-        _FROZEN | _RATES,
-    ),
     "bert-cnn-contrasts": (
         "Fine-tuned BERT, CNN, with far negations made of the training texts",
         "fine-tuned BERT",

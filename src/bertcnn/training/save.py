@@ -17,7 +17,7 @@ from bertcnn.inference.golden import write_golden
 from bertcnn.inference.metrics import Evaluation
 from bertcnn.network.encoder import quiet_transformers
 from bertcnn.network.folder import WEIGHTS
-from bertcnn.settings import Settings, write_settings
+from bertcnn.settings import write_settings
 from bertcnn.training.depth import DepthCurve
 from bertcnn.training.estimator import BertCNNClassifier
 from bertcnn.training.output import check_output
@@ -150,7 +150,7 @@ tags: [bertcnn, text-classification]
 # A text classifier made with bertcnn
 
 {head} of
-{encoder}, trained by `{settings.training.method}`{_taught(settings)} in {trained.seconds:.0f} s. Labels ({kind}):
+{encoder}, trained by `{settings.training.method}` in {trained.seconds:.0f} s. Labels ({kind}):
 {", ".join(f"`{name}`" for name in config.label_names)}.
 {warnings}
 | split | texts | accuracy | macro F1 | log loss | calibration error |
@@ -170,11 +170,6 @@ predictor.predict(["..."])[0].label
 All settings are in `run.toml`, all scores in `metrics.json`. Texts of any length are read whole. The model has
 seen only texts like its training texts; on others, measure before you trust it.
 """
-
-
-def _taught(settings: Settings) -> str:
-    teacher = settings.training.teacher
-    return f", taught by `{teacher}`" if teacher else ""
 
 
 def _depth_section(curve: DepthCurve) -> str:

@@ -26,7 +26,7 @@ from bertcnn.inference.predictor import Predictor
 from bertcnn.network.encoder import reads_padding
 from bertcnn.network.model import BertCNN
 from bertcnn.network.states import States, cache_folder, cached_states
-from bertcnn.settings import Settings, TrainingSettings, change
+from bertcnn.settings import Settings, TrainingSettings
 from bertcnn.text.dataset import Examples, Splits
 from bertcnn.text.labels import Labels
 from bertcnn.text.tokens import Pieces, PieceTokenizer
@@ -36,7 +36,6 @@ from bertcnn.training.contrast import contrasts
 from bertcnn.training.depth import DepthCurve
 from bertcnn.training.depth_search import DepthSearch, Scored, at, median_text
 from bertcnn.training.stage import Stage, TextSet, collate_pieces, collate_states, run_stage, several_on_cpu
-from bertcnn.training.teacher import WHOLE, WHOLE_SETTINGS, load_teacher, soft_targets
 
 FEW_TEXTS, SMALL_BATCH, BATCH = 1000, 8, 32
 """Fewer texts than these make too few steps in batches of 32. Source: docs/design/0012-few-texts.md."""
@@ -107,7 +106,6 @@ def train(
     settings = settings or Settings()
     started = time.perf_counter()
     set_seed(settings.training.seed)
-    given = splits.train
     if settings.training.negation_contrasts:
         splits = _with_contrasts(splits, settings.training)
     if settings.training.batch_size == "auto":
@@ -130,12 +128,6 @@ def train(
         return model, tokenizer
 
     with tempfile.TemporaryDirectory() as scratch:
-        targets = truths
-        if settings.training.teacher:
-            teacher = _teacher(splits, settings, labels, Path(checkpoints or scratch), resume=resume, console=console)
-            soft = soft_targets(teacher, given.texts, truths["train"], labels, settings.training.teacher_share)
-            targets = {**truths, "train": soft}
-            del teacher
         run = _Run(settings, build, Path(checkpoints or scratch), resume, console or Console(quiet=True))
         if reads_padding(run.model.encoder):
             run.warnings.append(
@@ -143,7 +135,7 @@ def train(
                 "other texts of a batch. Take another encoder, or predict with max_tokens=1, a text a batch."
             )
         try:
-            run.train(splits, targets, also_encode)
+            run.train(splits, truths, also_encode)
         except (OSError, SafetensorError) as error:
             raise TrainingError(
                 f"Training stopped: {error}. Is the disk of {checkpoints or scratch} full? "
@@ -338,20 +330,6 @@ def _move(source: Path, target: Path) -> bool:
     shutil.rmtree(target, ignore_errors=True)
     source.rename(target)
     return True
-
-
-def _teacher(
-    splits: Splits, settings: Settings, labels: Labels, folder: Path, *, resume: bool, console: Console | None
-) -> Predictor:
-    """Load the teacher that settings name, or train it on the same texts."""
-    if settings.training.teacher != WHOLE:
-        return load_teacher(settings.training.teacher, labels)
-    if console is not None:
-        console.print("The teacher first: all layers under a linear head.", highlight=False)
-    whole = change(settings, WHOLE_SETTINGS)
-    return train(
-        replace(splits, test=None), whole, checkpoints=folder / "teacher", resume=resume, console=console
-    ).predictor
 
 
 def _with_contrasts(splits: Splits, training: TrainingSettings) -> Splits:
