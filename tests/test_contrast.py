@@ -83,6 +83,18 @@ def test_any_texts(rows: list[tuple[str, bool]], share: float, seed: int) -> Non
     assert len(found) == 2 * math.ceil(math.ceil(share * len(examples)) / 2)
 
 
+def test_a_word_leans_by_its_share_of_each_labels_texts() -> None:
+    """Where four texts of five are positive, each neutral word stands in four times as many of these."""
+    things = ["black", "large", "plastic", "wooden"]
+    texts = [f"The case was {things[i % 4]} {i}." for i in range(100)]
+    labels = ["negative" if i // 4 % 5 == 0 else "positive" for i in range(100)]
+    assert opinion_words(Examples(texts, list(labels)), BESIDE) == []
+    texts = [
+        f"{text} It was {'bad' if label == 'negative' else 'good'}." for text, label in zip(texts, labels, strict=True)
+    ]
+    assert dict(opinion_words(Examples(texts, list(labels)), BESIDE)) == {"bad": "negative", "good": "positive"}
+
+
 def test_other_labels_are_refused() -> None:
     with pytest.raises(SettingsError, match="got bug, wish"):
         contrasts(Examples(["a", "b"], ["bug", "wish"]), 1.0, seed=0)

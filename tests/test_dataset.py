@@ -239,6 +239,31 @@ def test_a_withheld_label_is_a_missing_one(datasets: Any, tmp_path: Path) -> Non
         load_examples(f"hf:{tmp_path / 'set'}", DataSettings())
 
 
+def test_a_split_whose_labels_are_withheld_is_none(datasets: Any, tmp_path: Path) -> None:
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["x", "y"])})
+    sizes = {"train": 40, "validation": 10, "test": 10}
+    made = {
+        split: datasets.Dataset.from_dict(
+            {
+                "text": [f"{split} {i}" for i in range(size)],
+                "label": [-1 if split == "test" else i % 2 for i in range(size)],
+            },
+            features=features,
+        )
+        for split, size in sizes.items()
+    }
+    datasets.DatasetDict(made).save_to_disk(tmp_path / "set")
+    found = load_splits(f"hf:{tmp_path / 'set'}", DataSettings())
+    assert len(found.dev) == 10
+    assert found.test is not None
+    assert all(text.startswith("train") for text in found.test.texts)
+    file = tmp_path / "t.csv"
+    write_rows(file, [{"text": f"mine {i}", "label": "xy"[i % 2]} for i in range(6)])
+    own = load_splits(f"hf:{tmp_path / 'set'}", DataSettings(), test=str(file)).test
+    assert own is not None
+    assert own.texts[0] == "mine 0"
+
+
 def test_a_folder_of_csv_files(datasets: Any, tmp_path: Path) -> None:
     place = tmp_path / "set"
     place.mkdir()

@@ -411,6 +411,7 @@ def test_the_graph_that_keeps_the_budget_is_written(
         ({"budget_ms": 5.0}, "'budget_ms' is 5.0, expected 0, or depth = auto"),
         ({"depth": "auto", "budget_ms": -1.0}, "'budget_ms' is -1.0, expected at least 0"),
         ({"tolerance": -0.1}, "'tolerance' is -0.1, expected at least 0"),
+        ({"class_weights": (1.0, 0.0)}, "'class_weights' is (1.0, 0.0), expected numbers above 0"),
         ({"depth": "atuo"}, "'depth' is 'atuo'"),
     ],
 )

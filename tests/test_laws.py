@@ -1,8 +1,10 @@
 """The laws of the house that apply so far. Each is named by its number in docs/design/0001-house.md."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bertcnn import BertCNN, BertCNNClassifier, Predictor, Settings, train
+from bertcnn.network import states as states_module
 from bertcnn.network.states import cached_states, stream_states
 from bertcnn.settings import change
 from bertcnn.text.dataset import Splits, load_splits
@@ -87,6 +90,35 @@ def test_6_cached_states_give_the_logits_of_the_live_encoder(
     again = cached_states(model, tokenizer, pieces, tmp_path)
     assert (again.values == kept.values).all()
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_6_the_cache_is_kept_clean(
+    tiny: str, tokenizer: PieceTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = BertCNN.from_encoder(tiny, depth=1)
+    for age, name in ((2 * 86_400, ".draft-old"), (0, ".draft-new"), (86_400, "0" * 32), (0, "1" * 32)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "states.npy").write_bytes(b"x" * 100)
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    cached_states(model, tokenizer, tokenizer(["a good film"]), tmp_path)
+    (made,) = {p.name for p in tmp_path.iterdir()} - {".draft-new", "0" * 32, "1" * 32}
+    monkeypatch.setattr(states_module, "CACHE_BYTES", 150)
+    kept = cached_states(model, tokenizer, tokenizer(["a bad film"]), tmp_path)
+    assert len(kept) == 1
+    assert {p.name for p in tmp_path.iterdir()} & {"0" * 32, "1" * 32, made} == set()
+    # Where the system cannot give a file its blocks they are written, and another process may clean up meanwhile.
+    monkeypatch.delattr(os, "posix_fallocate")
+    stat = Path.stat
+
+    def vanishing(path: Path, **options: bool) -> os.stat_result:
+        if path.name == ".draft-new":
+            raise FileNotFoundError(path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", vanishing)
+    again = cached_states(model, tokenizer, tokenizer(["a good film"]), tmp_path)
+    assert np.isfinite(again[0]).all()
+    assert np.abs(again[0]).max() > 0
 
 
 # Law 7, ONNX agrees with torch, waits for the ONNX runtime.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, softmax
 from sklearn import metrics as theirs
 
-from bertcnn import evaluate
+from bertcnn import DataError, evaluate
 from bertcnn.inference import metrics
 from bertcnn.inference.calibration import (
     FEWEST_POSITIVES,
@@ -302,18 +302,37 @@ def test_no_other_temperature_has_less_loss() -> None:
     truth, table = one_label(2, 200)
     logits = (np.log(table) * 4).astype(np.float32)
 
+    # Platt's targets: a text in 202 is told from the truth.
+    told = np.full(table.shape, 1 / 202 / (table.shape[1] - 1))
+    told[np.arange(200), truth] = 201 / 202
+
     def loss(temperature: float) -> float:
-        return float(theirs.log_loss(truth, softmax(logits.astype(float) / temperature, axis=1)))
+        return float(-(told * np.log(softmax(logits.astype(float) / temperature, axis=1))).sum(axis=1).mean())
 
     best = fit_temperature(logits, truth)
     assert all(loss(best) <= loss(other) + 1e-9 for other in np.geomspace(1 / 20, 20, 200))
     assert loss(best) < loss(1.0) - 0.1
 
 
+def test_no_text_has_no_score() -> None:
+    with pytest.raises(DataError, match="no texts to score on"):
+        evaluate(np.zeros(0, dtype=np.int64), np.zeros((0, 2)), ["a", "b"])
+
+
+def test_few_texts_without_a_mistake_do_not_make_answers_certain() -> None:
+    """Of honest logits that are right in all of twenty texts, the temperature stays near 1."""
+    generator = np.random.default_rng(0)
+    margin = np.abs(generator.normal(2.0, 1.0, size=20))
+    logits = np.stack([margin, np.zeros(20)], axis=1)
+    truth = np.zeros(20, dtype=np.int64)
+    assert 0.4 < fit_temperature(logits, truth) < 1.5
+    assert 0.2 < fit_temperature(logits - 1.0, np.eye(2)[truth]) < 1.5
+
+
 def test_the_temperature_stays_within_bounds() -> None:
     right = np.eye(2)[[0, 1, 0]] * 2.0 - 1
     low, high = fit_temperature(right, np.array([0, 1, 0])), fit_temperature(right, np.array([1, 0, 1]))
-    assert 1 / 21 < low < 1 / 15  # all right: as sure as may be
+    assert softmax(right / low, axis=1).max() == pytest.approx(4 / 5, abs=0.01)  # three right of three: four of five
     assert 15 < high < 21  # all wrong: as unsure as may be
     for flat in (np.zeros((3, 2)), np.zeros((1, 2))):
         assert 1 / 21 < fit_temperature(flat, np.zeros(len(flat), dtype=int)) < 21

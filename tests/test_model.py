@@ -971,6 +971,16 @@ def broken_files(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in (*contents, *made)}
 
 
+def test_a_word_of_a_text_file_may_hold_spaces(tmp_path: Path) -> None:
+    """Those of GloVe's common crawl do."""
+    file = tmp_path / "glove.txt"
+    file.write_text("good 1 2 3\n. . . 4 5 6\nbad 7 8 9\n", "utf-8")
+    rows, vectors = read_vectors(file, set(), 100)
+    assert {word: vectors[row].tolist() for word, row in rows.items()} == {
+        "good": [1, 2, 3], ". . .": [4, 5, 6], "bad": [7, 8, 9],
+    }  # fmt: skip
+
+
 BROKEN = [
     "cut.npz", "noise.npz", "empty.npz", "cut.bin", "noise.bin", "empty.bin", "ragged.txt", "letters.vec", "empty.txt",
     "latin.txt", "short.vec", "names.npz", "fewer.npz", "flat.npz", "form.npz", "pickle.npz", "missing.txt",
@@ -1091,6 +1101,23 @@ def test_the_problem_decides_the_loss() -> None:
             classification_loss(logits, labels, problem_type=problem)
     with pytest.raises(ValueError, match="problem_type is 'ranking'"):
         classification_loss(logits, ids, problem_type="ranking")
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_a_sure_answer_has_a_gradient_whatever_the_focus(gamma: float) -> None:
+    for labels in (torch.tensor([0, 1]), torch.eye(2)):
+        logits = torch.tensor([[40.0, -40.0], [0.2, 0.1]], requires_grad=True)
+        classification_loss(logits, labels, focal_gamma=gamma).backward()
+        assert logits.grad is not None
+        assert torch.isfinite(logits.grad).all()
+        assert (logits.grad[1] != 0).all()
+
+
+def test_a_mean_in_half_precision_does_not_overflow() -> None:
+    states = torch.full((1, 9000, 2), 8.0, dtype=torch.float16)
+    features, _ = StatePool(2, "mean")(states, torch.ones(1, 9000))
+    assert features.dtype == torch.float16
+    torch.testing.assert_close(features, torch.full((1, 2), 8.0, dtype=torch.float16))
 
 
 def test_the_first_state_is_found_behind_padding() -> None:

@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import random
@@ -5,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,9 @@ import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from typer.testing import CliRunner
 
-from bertcnn import Predictor, Settings, SettingsError, TrainingError, save, train
+from bertcnn import DataError, Predictor, Settings, SettingsError, TrainingError, save, train
 from bertcnn.apps.cli import app
+from bertcnn.network import model
 from bertcnn.settings import change, read_settings
 from bertcnn.text.dataset import Examples, Splits
 from bertcnn.training import train as training
@@ -171,6 +174,33 @@ def test_vanishing_gradients_and_infinite_losses_are_told() -> None:
     assert watchdog.warnings == [f"head {VANISHED}"]
     with pytest.raises(TrainingError, match="loss of head is nan"):
         watchdog.on_log(arguments, state, control, logs={"loss": float("nan")})
+    with pytest.raises(TrainingError, match="gradient's norm of head is nan"):
+        watchdog.on_log(arguments, state, control, logs={"loss": 0.0, "grad_norm": float("nan")})
+
+
+@pytest.mark.parametrize("method", ["frozen", "finetune"])
+def test_a_loss_that_is_no_number_stops_the_run(
+    splits: Splits, quick: Settings, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    calls = itertools.count()
+
+    def breaking(logits: torch.Tensor, labels: torch.Tensor, **options: object) -> torch.Tensor:
+        return logits.sum() * (float("nan") if next(calls) > 3 else 1.0)
+
+    monkeypatch.setattr(model, "classification_loss", breaking)
+    with pytest.raises(TrainingError, match=r"is nan at step .*learning rate"):
+        train(splits, change(quick, {"method": method, "epochs": 2}))
+
+
+def test_a_run_is_not_resumed_on_other_texts(splits: Splits, quick: Settings, tmp_path: Path) -> None:
+    given = change(quick, {"method": "frozen", "head_epochs": 1})
+    first = train(splits, given, checkpoints=tmp_path)
+    again = train(splits, given, checkpoints=tmp_path, resume=True)
+    assert (again.predictor.logits(["a good film"]) == first.predictor.logits(["a good film"])).all()
+    other = Examples(splits.train.texts, splits.train.labels[::-1], "turned")
+    with pytest.raises(DataError, match="its texts or labels were others"):
+        train(replace(splits, train=other), given, checkpoints=tmp_path, resume=True)
+    train(replace(splits, train=other), given, checkpoints=tmp_path)  # anew
 
 
 def arguments_for(tiny: str, csv_file: Path, output: Path, *more: str) -> list[str]:

@@ -462,6 +462,10 @@ def test_cells_of_a_download_are_no_formulas() -> None:
     assert list(row.values()) == [*(f"'{cell}" for cell in cells[:6]), *cells[6:], "x"]
     assert list(row)[-1] == "'=name"
     assert changed == 7
+    # What becomes one cell, as a list of jsonl does, is looked at as that.
+    (row,), changed = without_formulas([{"a": ["=1+A1", "x"], "b": ["x", "=1"], "c": []}])
+    assert row == {"a": "'=1+A1|x", "b": "x|=1", "c": ""}
+    assert changed == 1
 
 
 def test_insights_wait_while_texts_of_others_wait(folder: Path) -> None:

@@ -259,6 +259,12 @@ def _out_of_range(settings: Settings) -> list[str]:
         ("label_smoothing", training.label_smoothing, 0 <= training.label_smoothing < 1, "0 to below 1"),
         ("focal_gamma", training.focal_gamma, training.focal_gamma >= 0, "at least 0"),
         ("negation_contrasts", training.negation_contrasts, 0 <= training.negation_contrasts <= 5, "0 to 5"),
+        (
+            "class_weights",
+            training.class_weights,
+            isinstance(training.class_weights, str) or all(0 < w < float("inf") for w in training.class_weights),
+            "numbers above 0",
+        ),
         ("tolerance", training.tolerance, training.tolerance >= 0, "at least 0"),
         ("budget_ms", training.budget_ms, training.budget_ms >= 0, "at least 0"),
         ("budget_ms", training.budget_ms, is_auto or training.budget_ms <= 0, "0, or depth = auto to choose by it"),

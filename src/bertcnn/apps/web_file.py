@@ -25,7 +25,7 @@ from bertcnn.inference.insights_report import page as draw_insights
 from bertcnn.inference.prediction import with_answer
 from bertcnn.inference.predictor import Predictor
 from bertcnn.text.dataset import as_text
-from bertcnn.text.files import Row, read_rows, write_rows
+from bertcnn.text.files import Row, joined, read_rows, write_rows
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
 """Not parquet: a few bytes of it can unfold to more than the memory."""
@@ -209,6 +209,7 @@ def without_formulas(rows: list[Row]) -> tuple[list[Row], int]:
 
     def quoted(cell: Any) -> Any:
         nonlocal changed
+        cell = joined(cell)
         if not isinstance(cell, str) or not _FORMULA.match(cell):
             return cell
         changed += 1

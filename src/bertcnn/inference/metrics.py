@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bertcnn.errors import DataError
+
 Floats = npt.NDArray[np.floating[Any]]
 Truth = npt.NDArray[np.integer[Any]] | npt.NDArray[np.floating[Any]]
 Counts = npt.NDArray[Any]
@@ -78,6 +80,8 @@ def evaluate(
     # Imported here: it takes a second to load, and who predicts does without.
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+    if not len(truth):
+        raise DataError("There are no texts to score on. Expected at least one, with its label.")
     answers = decide(probabilities, many=truth.ndim == 2, thresholds=thresholds)
     generator = np.random.default_rng(seed)
     again: dict[str, list[float]] = {name: [] for name in SCORES}

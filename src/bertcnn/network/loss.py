@@ -10,6 +10,8 @@ from bertcnn.network.config import MULTI, REGRESSION, SINGLE
 
 IGNORED = -100
 """The label of a text that does not count, as in Hugging Face's models."""
+SUREST = 1e-6
+"""What is left to the surest answer: at 0 a power below 1 is infinitely steep."""
 
 
 def classification_loss(
@@ -62,7 +64,7 @@ def classification_loss(
         loss = functional.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
         if focal_gamma:
             right = torch.sigmoid(torch.where(target > 0.5, logits, -logits))
-            loss = loss * (1 - right) ** focal_gamma
+            loss = loss * (1 - right).clamp(min=SUREST) ** focal_gamma
         if weights is not None:
             loss = torch.where(target > 0.5, loss * weights, loss)
         return loss.mean()
@@ -72,7 +74,7 @@ def classification_loss(
     loss = functional.cross_entropy(logits, ids, reduction="none", label_smoothing=label_smoothing)
     if focal_gamma:
         right = logits.softmax(dim=-1).gather(1, ids[:, None]).squeeze(1)
-        loss = loss * (1 - right) ** focal_gamma
+        loss = loss * (1 - right).clamp(min=SUREST) ** focal_gamma
     factors = counts.to(loss.dtype) if weights is None else weights[ids] * counts
     return (loss * factors).sum() / factors.sum()
 

@@ -30,5 +30,7 @@ class StatePool(nn.Module):
             features = (states * kept).gather(1, first).squeeze(1)
         else:
             counts = kept.sum(dim=1).clamp(min=1)
-            features = (states * kept).sum(dim=1) / counts
+            # Half precision would overflow over some thousand pieces.
+            wide = torch.promote_types(states.dtype, torch.float32)
+            features = ((states * kept).sum(dim=1, dtype=wide) / counts).to(states.dtype)
         return features, torch.full(features.shape, -1, dtype=torch.long, device=states.device)

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -26,6 +27,9 @@ from bertcnn.text.tokens import Batch, Pieces, PieceTokenizer, check_texts, make
 
 CACHE_BYTES = 20_000_000_000
 """What all entries of a cache folder may take together; the longest unused go first."""
+DRAFT_SECONDS = 86_400
+"""A half-written entry that is older was left by a process that was killed."""
+BLOCK = 1 << 20
 
 _BATCHES = {"cpu": (1024, 70), "cuda": (65_536, 65_536)}
 
@@ -145,8 +149,7 @@ def write_states(
         np.save(draft / "starts.npy", pieces.starts)
         values = np.lib.format.open_memmap(draft / "states.npy", "w+", np.float16, (total, width))
         # Without its blocks, a map on a full disk would kill the process at some later write.
-        with (draft / "states.npy").open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, (draft / "states.npy").stat().st_size))
+        _allocate(draft / "states.npy")
         for batch, states in stream_states(model, pieces, pad_id=tokenizer.pad_id, reach=0):
             halves = states.clamp(-_LARGEST_HALF, _LARGEST_HALF).half().cpu().numpy()
             for row, (text, start) in enumerate(zip(batch.texts, batch.starts, strict=True)):
@@ -166,6 +169,20 @@ def write_states(
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _allocate(file: Path) -> None:
+    """Have the disk give a file all the blocks of its size."""
+    size = max(1, file.stat().st_size)
+    with file.open("r+b") as stream:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, size)
+            return
+        # macOS has none: what is written holds its blocks. The header stays.
+        for start in range(0, size, BLOCK):
+            block = stream.read(BLOCK)
+            stream.seek(start)
+            stream.write(block)
 
 
 def cached_states(
@@ -194,27 +211,34 @@ def cached_states(
     digest.update(repr((config.states, config.windowing, str(config.encoder.model_type), model.dtype)).encode())
     digest.update(pieces.ids.tobytes() + pieces.starts.tobytes())
     folder = cache / digest.hexdigest()[:32]
-    if not (folder / "states.npy").is_file():
-        try:
-            write_states(folder, model, tokenizer, pieces, progress=progress)
-        except TrainingError:
-            # Another process may have written the same entry meanwhile; its states are as good.
-            if not (folder / "states.npy").is_file():
-                raise
-        _drop_oldest(cache, keep=folder)
-    os.utime(folder)
-    return States.load(folder)
+    with suppress(FileNotFoundError):  # it is not there, or another process drops it just now
+        os.utime(folder)
+        return States.load(folder)
+    try:
+        write_states(folder, model, tokenizer, pieces, progress=progress)
+    except TrainingError:
+        # Another process may have written the same entry meanwhile; its states are as good.
+        if not (folder / "states.npy").is_file():
+            raise
+    found = States.load(folder)
+    _drop_oldest(cache, keep=folder)
+    return found
 
 
 def _drop_oldest(cache: Path, *, keep: Path) -> None:
-    entries = sorted(cache.glob("[0-9a-f]" * 32), key=lambda entry: entry.stat().st_mtime)
-    sizes = {entry: sum(file.stat().st_size for file in entry.iterdir()) for entry in entries}
-    total = sum(sizes.values())
-    for entry in entries:
-        if total <= CACHE_BYTES or entry == keep:
+    """Delete the oldest entries beyond what the cache may hold, and what killed processes left half-written."""
+    entries: list[tuple[float, int, Path]] = []
+    for entry in [*cache.glob("[0-9a-f]" * 32), *cache.glob(".draft-*")]:
+        with suppress(FileNotFoundError):  # another process cleans up, too
+            size = sum(file.stat().st_size for file in entry.iterdir())
+            entries.append((entry.stat().st_mtime, size, entry))
+    total = sum(size for _, size, _ in entries)
+    for changed, size, entry in sorted(entries):
+        is_draft = entry.name.startswith(".")
+        if entry == keep or (time.time() - changed < DRAFT_SECONDS if is_draft else total <= CACHE_BYTES):
             continue
         shutil.rmtree(entry, ignore_errors=True)
-        total -= sizes[entry]
+        total -= size
 
 
 def cache_folder(setting: str) -> Path:

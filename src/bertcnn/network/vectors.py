@@ -195,7 +195,10 @@ def _read_text(file: Path) -> tuple[list[str], npt.NDArray[np.float32]]:
     promised = None
     with file.open(encoding="utf-8", newline="\n") as lines:
         for line in lines:
-            word, *values = line.rstrip().split(" ")
+            parts = line.rstrip().split(" ")
+            width = min(len(rows[0]) if rows else len(parts) - 1, len(parts) - 1)
+            # Some files have words with spaces in them.
+            word, values = " ".join(parts[: len(parts) - width]), parts[len(parts) - width :]
             if not word and not values:
                 continue
             if len(values) == 1 and promised is None and not words:

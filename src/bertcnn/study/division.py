@@ -1,8 +1,7 @@
 """A data set divided into what is learned from, what choices are made on, and a sealed test."""
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -12,7 +11,16 @@ from sklearn.model_selection import StratifiedGroupKFold
 from bertcnn.errors import DataError, StudyError
 from bertcnn.settings import DataSettings
 from bertcnn.study.plan import Run, Source, Task, find_source
-from bertcnn.text.dataset import Examples, Splits, as_examples, find_leaks, load_rows, normal_form, stratified_rows
+from bertcnn.text.dataset import (
+    Examples,
+    Splits,
+    as_examples,
+    find_leaks,
+    fingerprint_of,
+    load_rows,
+    normal_form,
+    stratified_rows,
+)
 from bertcnn.text.files import Row, check_column
 
 DEV_FRACTION = 0.1
@@ -214,13 +222,3 @@ def _examples(rows: Sequence[Row], name: str, source: Source) -> Examples:
     if any(not isinstance(label, str) for label in examples.labels):
         raise DataError(f"{name}: texts have many labels; a comparison needs one label a text.")
     return examples
-
-
-def fingerprint_of(parts: Iterable[Examples | None]) -> str:
-    """Return a hash of all texts and labels, in their order."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for text, label in zip(part.texts, part.labels, strict=True) if part else ():
-            digest.update(f"{text!r}\t{label!r}\n".encode())
-        digest.update(b"\0")
-    return digest.hexdigest()

@@ -21,13 +21,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bertcnn.errors import DataError, StudyError
-from bertcnn.study.division import Table, fingerprint_of, read_table, read_transfer
+from bertcnn.study.division import Table, read_table, read_transfer
 from bertcnn.study.evidence import SCHEMA, read_runs
 from bertcnn.study.plan import Plan, Run, read_plan, write_plan
 from bertcnn.study.run import CANDIDATE, Record, check_system, made_by, work
 from bertcnn.study.slices import slices_of
 from bertcnn.study.systems import system
-from bertcnn.text.dataset import Examples
+from bertcnn.text.dataset import Examples, fingerprint_of
 
 
 def run_study(plan: Plan, folder: Path, *, console: Console, isolated: bool = True) -> list[Record]:

@@ -1,5 +1,6 @@
 """Labelled texts from files and hubs: reading, checking, splitting."""
 
+import hashlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -90,6 +91,13 @@ def load_examples(source: str, settings: DataSettings) -> dict[str, Examples]:
         DataError: The source cannot be read, or a row has no label; up to five are named.
     """
     tables = load_rows(source, settings)
+    if source.startswith("hf:"):  # benchmarks there withhold the labels of a split
+        labelled = {
+            split: rows
+            for split, rows in tables.items()
+            if split == "train" or any(row.get(settings.label, "") is not None for row in rows)
+        }
+        tables = labelled or tables
     several = len(tables) > 1
     return {
         split: as_examples(rows, f"{source} ({split})" if several else source, settings)
@@ -150,6 +158,16 @@ def load_splits(
         )
     held_out = parts.get("test")
     return Splits(train, parts["dev"], held_out if held_out is not None and len(held_out) else None)
+
+
+def fingerprint_of(parts: Iterable[Examples | None]) -> str:
+    """Return a hash of all texts and labels, in their order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for text, label in zip(part.texts, part.labels, strict=True) if part else ():
+            digest.update(f"{text!r}\t{label!r}\n".encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
 
 
 def _check_is_label(examples: Examples, column: str) -> None:

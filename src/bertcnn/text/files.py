@@ -369,9 +369,13 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield chunk
 
 
+def joined(value: Any) -> Any:
+    """Return what a cell of csv holds of a value: of a list, its parts between bars."""
+    return "|".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
 def _cell(value: Any) -> Any:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        value = "|".join(map(str, value))
+    value = joined(value)
     return _NOT_IN_A_TABLE.sub("\ufffd", value) if isinstance(value, str) else value
 
 

@@ -118,9 +118,10 @@ class Watchdog(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         loss, norm = (logs or {}).get("loss"), (logs or {}).get("grad_norm")
-        if loss is not None and not math.isfinite(loss):
+        what, value = ("loss", loss) if norm is None or math.isfinite(norm) else ("gradient's norm", norm)
+        if value is not None and not math.isfinite(value):
             raise TrainingError(
-                f"The loss of {self.name} is {loss} at step {state.global_step}. Usual causes: a learning rate "
+                f"The {what} of {self.name} is {value} at step {state.global_step}. Usual causes: a learning rate "
                 "too high (--encoder-learning-rate, --head-learning-rate), or --precision bf16 on a machine "
                 "without it."
             )

@@ -182,10 +182,12 @@ def opinion_words(examples: Examples, place: re.Pattern[str]) -> list[tuple[str,
         beside.update(place.findall(lower))
         counts[str(label)].update(set(_WORDS.findall(lower)))
     first, second = sorted(counts)
+    texts = Counter(map(str, examples.labels))
     found = []
     for word in sorted(word for word, times in beside.items() if times >= FEWEST // 2):
         a, b = counts[first][word], counts[second][word]
-        lean = math.log((a + 0.5) / (b + 0.5))
+        # By shares of each label's texts: where most are positive, every word stands in more of these.
+        lean = math.log((a + 0.5) / (texts[first] + 1)) - math.log((b + 0.5) / (texts[second] + 1))
         if a + b >= FEWEST and abs(lean) >= LEAST_LEAN:
             found.append((word, first if lean > 0 else second))
     return found

@@ -157,6 +157,7 @@ def run_stage(
         load_best_model_at_end=True,
         metric_for_best_model=stage.metric,
         greater_is_better=stage.metric != "log_loss",
+        logging_nan_inf_filter=False,  # else the watchdog is told of an earlier loss
         logging_steps=max(1, len(stage.train) // settings.batch_size // 10),
         report_to=reports or "none",
         bf16=bf16,

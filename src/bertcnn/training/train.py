@@ -19,7 +19,7 @@ from rich.console import Console
 from safetensors import SafetensorError
 from transformers import set_seed
 
-from bertcnn.errors import TrainingError
+from bertcnn.errors import DataError, TrainingError
 from bertcnn.inference.calibration import fit_temperature, fit_thresholds, probabilities_of
 from bertcnn.inference.metrics import Evaluation, Truth, evaluate
 from bertcnn.inference.predictor import Predictor
@@ -27,7 +27,7 @@ from bertcnn.network.encoder import reads_padding
 from bertcnn.network.model import BertCNN
 from bertcnn.network.states import States, cache_folder, cached_states
 from bertcnn.settings import Settings, TrainingSettings
-from bertcnn.text.dataset import Examples, Splits
+from bertcnn.text.dataset import Examples, Splits, fingerprint_of
 from bertcnn.text.labels import Labels
 from bertcnn.text.tokens import Pieces, PieceTokenizer
 from bertcnn.training.build import build_model
@@ -135,6 +135,8 @@ def train(
                 "other texts of a batch. Take another encoder, or predict with max_tokens=1, a text a batch."
             )
         try:
+            if checkpoints is not None:
+                _claim(Path(checkpoints), splits, resume=resume)
             run.train(splits, truths, also_encode)
         except (OSError, SafetensorError) as error:
             raise TrainingError(
@@ -330,6 +332,23 @@ def _move(source: Path, target: Path) -> bool:
     shutil.rmtree(target, ignore_errors=True)
     source.rename(target)
     return True
+
+
+def _claim(folder: Path, splits: Splits, *, resume: bool) -> None:
+    """Note what texts a run learns from and is chosen and tested on, or check that they are those it began with.
+
+    Raises:
+        DataError: They are others.
+    """
+    note, found = folder / "texts.sha256", fingerprint_of((splits.train, splits.dev, splits.test))
+    if resume and note.is_file() and note.read_text("utf-8").strip() != found:
+        raise DataError(
+            f"Cannot go on with the run in {folder}: its texts or labels were others, and what it learned from may be "
+            "in dev or test now. Give the same files, or train anew without --resume."
+        )
+    if PartialState().is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(f"{found}\n", "utf-8")
 
 
 def _with_contrasts(splits: Splits, training: TrainingSettings) -> Splits:
