@@ -17,6 +17,7 @@ import typer
 import bertcnn
 from bertcnn import Predictor
 from bertcnn.apps.cli import app, main
+from bertcnn.apps.show import show_rows
 from bertcnn.settings import all_settings, read_settings
 from bertcnn.text.files import read_rows, write_rows
 from tests.conftest import make_texts, warm_command
@@ -428,6 +429,15 @@ def test_a_run_that_could_not_start_can_be_started_again(tiny: str, csv_file: Pa
         assert call("train", csv_file, *arguments, *wrong).code == 2
         assert list(tmp_path.iterdir()) == []
     assert call("train", csv_file, *arguments, "--label", "sentiment").code == 0
+
+
+def test_a_text_neither_steers_nor_fills_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"text": "evil \x1b]0;owned\x07\x1b[31mred " + "x" * 5000, "prediction": "a", "confidence": 1.0}]
+    assert show_rows(rows, "text") == 1
+    said = capsys.readouterr().out
+    assert "\x1b]" not in said
+    assert "\x1b[31m" not in said
+    assert 900 < said.count("x") < 1000
 
 
 def test_nothing_to_resume(csv_file: Path, tmp_path: Path) -> None:

@@ -265,6 +265,7 @@ def _out_of_range(settings: Settings) -> list[str]:
             isinstance(training.class_weights, str) or all(0 < w < float("inf") for w in training.class_weights),
             "numbers above 0",
         ),
+        ("seed", training.seed, 0 <= training.seed < 2**32, "0 to 4294967295"),
         ("tolerance", training.tolerance, training.tolerance >= 0, "at least 0"),
         ("budget_ms", training.budget_ms, training.budget_ms >= 0, "at least 0"),
         ("budget_ms", training.budget_ms, is_auto or training.budget_ms <= 0, "0, or depth = auto to choose by it"),

@@ -29,7 +29,7 @@ from bertcnn.apps.options import (
 from bertcnn.apps.options import (
     Text as Column,
 )
-from bertcnn.apps.show import counted, err, out
+from bertcnn.apps.show import CONTROL, counted, err, out
 from bertcnn.errors import DataError, nearest
 
 if TYPE_CHECKING:
@@ -179,6 +179,7 @@ def _coloured(form: dict[str, Any], *, coloured: bool) -> Text:
             text.append(part["text"], style=STYLES[speaks_for][level - 1])
         else:
             text.append(part["text"] + SIGNS[speaks_for] * level)
+    text.plain = CONTROL.sub(" ", text.plain)  # of the same length, so styles stay where they are
     return text if text.plain else Text("(empty text)", style="dim")
 
 
@@ -199,7 +200,7 @@ def _table(form: dict[str, Any]) -> Padding:
         phrase, share = form["phrases"][i], why["shares"][i]
         kept = [f"{100 * phrase['survives']:.0f} %"] if audited else []
         bar = _bar(share, greatest)
-        table.add_row(signed(share), bar, *kept, Text(shown_phrase(form["text"], phrase)))
+        table.add_row(signed(share), bar, *kept, Text(CONTROL.sub(" ", shown_phrase(form["text"], phrase))))
     blank = [""] * (1 + audited)
     if rest:
         total = sum(why["shares"][i] for i in rest)

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bertcnn.apps.options import Delimiter, Label, Model, Separator, Text, reading
+from bertcnn.apps.options import Delimiter, Encoding, Label, Model, Separator, Text, reading
 from bertcnn.apps.show import err, out
 from bertcnn.errors import BertCNNError, ModelError
 from bertcnn.settings import Settings, read_settings
@@ -31,6 +31,7 @@ def export(
     text: Text = None,
     label: Label = None,
     separator: Separator = None,
+    encoding: Encoding = "utf-8",
     delimiter: Delimiter = None,
 ) -> None:
     """Write a model as an ONNX graph beside its weights, for prediction without torch.
@@ -49,7 +50,7 @@ def export(
     err.print("Tracing the network, and proving the graph against torch: a minute or so.", highlight=False)
     from bertcnn.inference.export import export_onnx
 
-    said = {"text": text, "label": label, "separator": separator, "delimiter": delimiter}
+    said = {"text": text, "label": label, "separator": separator, "encoding": encoding, "delimiter": delimiter}
     labelled = _given(model, dev, said) if dev is not None else _dev_of_training(model, needed=int8)
     texts = [] if labelled is not None else _built_in().texts
     with err.status("Working"):
@@ -75,6 +76,7 @@ def check(
     model: Model,
     source: Annotated[str, typer.Argument(help="Texts: a file, builtin:reviews, or hf:owner/name.")] = BUILT_IN,
     text: Text = None,
+    encoding: Encoding = "utf-8",
     delimiter: Delimiter = None,
     limit: Annotated[int, typer.Option(help="Most texts to run.", min=1)] = 300,
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
@@ -90,7 +92,7 @@ def check(
     from bertcnn.text.dataset import as_text, load_rows
     from bertcnn.text.files import check_column
 
-    data = reading(model, source, text=text, delimiter=delimiter)
+    data = reading(model, source, text=text, encoding=encoding, delimiter=delimiter)
     rows = next(iter(load_rows(source, data).values()))
     for row in rows[:1]:
         check_column(row, data.text, "--text", source, delimiter=data.delimiter)

@@ -1,5 +1,6 @@
 """What the commands say on a terminal about data, scores and predictions."""
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ out = _Output()
 err = Console(stderr=True)
 
 SHOWN_LABELS = 12
+SHOWN_CHARACTERS = 1000
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 def say_findings(console: Console, splits: "Splits") -> None:
@@ -150,7 +153,10 @@ def show_rows(rows: Iterable[dict[str, Any]], text: str) -> int:
     table.add_column("confidence", justify="right")
     number = 0
     for row in rows:
-        table.add_row(escape(without_surrogates(str(row[text]))), escape(row["prediction"]), f"{row['confidence']:.3f}")
+        # A text from anybody must not steer the terminal, nor fill it.
+        shown = CONTROL.sub(" ", without_surrogates(str(row[text])[: SHOWN_CHARACTERS + 1]))
+        shown = shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}…"
+        table.add_row(escape(shown), escape(row["prediction"]), f"{row['confidence']:.3f}")
         number += 1
     out.print(table)
     return number

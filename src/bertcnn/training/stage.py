@@ -155,6 +155,7 @@ def run_stage(
         save_strategy="epoch",
         save_total_limit=1,
         load_best_model_at_end=True,
+        restore_callback_states_from_checkpoint=True,  # how many epochs were no better
         metric_for_best_model=stage.metric,
         greater_is_better=stage.metric != "log_loss",
         logging_nan_inf_filter=False,  # else the watchdog is told of an earlier loss
