@@ -412,6 +412,7 @@ def test_the_graph_that_keeps_the_budget_is_written(
         ({"depth": "auto", "budget_ms": -1.0}, "'budget_ms' is -1.0, expected at least 0"),
         ({"tolerance": -0.1}, "'tolerance' is -0.1, expected at least 0"),
         ({"class_weights": (1.0, 0.0)}, "'class_weights' is (1.0, 0.0), expected numbers above 0"),
+        ({"seed": -1}, "'seed' is -1, expected 0 to 4294967295"),
         ({"depth": "atuo"}, "'depth' is 'atuo'"),
     ],
 )

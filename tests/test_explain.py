@@ -386,6 +386,16 @@ def test_pictures_are_marked_by_effects_where_words_were_left_out(tiny: str) -> 
     assert f"\u201c{most}\u201d" in console.file.getvalue()
 
 
+def test_a_text_does_not_steer_the_terminal_that_shows_why(tiny: str) -> None:
+    (one,) = explain(random_model(tiny, "two labels"), ["the staff is \x1b]0;owned\x07so \x1b[31mvery dull"])
+    for coloured in (False, True):
+        console = Console(width=100, file=StringIO(), color_system=None)
+        console.print(picture(one, coloured=coloured))
+        said = console.file.getvalue()
+        assert "dull" in said
+        assert "\x1b" not in said
+
+
 # ---- the counterfactual
 
 

@@ -20,6 +20,7 @@ from bertcnn.apps.cli import app
 from bertcnn.network import model
 from bertcnn.settings import change, read_settings
 from bertcnn.text.dataset import Examples, Splits
+from bertcnn.training import stage
 from bertcnn.training import train as training
 from bertcnn.training.build import build_model
 from bertcnn.training.callbacks import COLLAPSED, VANISHED, Watchdog
@@ -190,6 +191,25 @@ def test_a_loss_that_is_no_number_stops_the_run(
     monkeypatch.setattr(model, "classification_loss", breaking)
     with pytest.raises(TrainingError, match=r"is nan at step .*learning rate"):
         train(splits, change(quick, {"method": method, "epochs": 2}))
+
+
+def test_a_resumed_run_has_no_more_patience(
+    splits: Splits, quick: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = itertools.count(1)
+
+    def scores(_: object) -> dict[str, float]:
+        call = next(calls)
+        if call == 3:
+            raise OSError("cut off")
+        return {"accuracy": 0.9 if call == 1 else 0.5}
+
+    monkeypatch.setattr(stage, "score_epoch", scores)
+    given = change(quick, {"method": "frozen", "head_epochs": 9, "patience": 3})
+    with pytest.raises(TrainingError, match="cut off"):
+        train(splits, given, checkpoints=tmp_path)
+    history = train(splits, given, checkpoints=tmp_path, resume=True).history
+    assert [entry["epoch"] for entry in history if "eval_accuracy" in entry] == [1, 2, 3, 4]
 
 
 def test_a_run_is_not_resumed_on_other_texts(splits: Splits, quick: Settings, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ err = Console(stderr=True)
 SHOWN_LABELS = 12
 SHOWN_CHARACTERS = 1000
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+"""What in a text from anybody could steer the terminal; line breaks cannot."""
 
 
 def say_findings(console: Console, splits: "Splits") -> None:
@@ -153,7 +154,6 @@ def show_rows(rows: Iterable[dict[str, Any]], text: str) -> int:
     table.add_column("confidence", justify="right")
     number = 0
     for row in rows:
-        # A text from anybody must not steer the terminal, nor fill it.
         shown = CONTROL.sub(" ", without_surrogates(str(row[text])[: SHOWN_CHARACTERS + 1]))
         shown = shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}…"
         table.add_row(escape(shown), escape(row["prediction"]), f"{row['confidence']:.3f}")

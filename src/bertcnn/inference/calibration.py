@@ -15,12 +15,12 @@ FEWEST_POSITIVES = 5
 def fit_temperature(logits: Floats, truth: Truth) -> float:
     """Return the T for which ``logits / T`` have the least log loss, between 1/20 and 20.
 
+    Targets are as sure as so many texts allow: that none of N is answered wrong does not mean that none
+    will be, and would make every answer as sure as may be.
+
     Args:
         logits: Float ``(N, K)``.
         truth: Class ids ``(N,)``, or 0 and 1 ``(N, K)``.
-
-    Targets are as sure as so many texts allow: that none of N is answered wrong does not mean that none
-    will be, and would make every answer as sure as may be.
 
     Source:
         Guo et al. (2017), "On Calibration of Modern Neural Networks", sec. 4.2; Platt (1999),

@@ -86,7 +86,7 @@ def write_certificate(folder: str | Path, checks: Sequence[Check]) -> None:
             "## Certificate",
             "",
             f"`bertcnn check` ran {checks[0].texts if checks else 0:,} texts in every way; differences are from torch",
-            "in batches of texts of like length. The scales of int8 are fixed when it is exported; what a text's other",
+            "in batches of texts of like length. The scales of int8 are fixed when it is exported; what a text's",
             "neighbours change there is rounding.",
             "",
             "| backend | texts put to it | largest difference of a logit | other answers |",

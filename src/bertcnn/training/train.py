@@ -136,7 +136,7 @@ def train(
             )
         try:
             if checkpoints is not None:
-                _claim(Path(checkpoints), splits, resume=resume)
+                _hold_to_texts(Path(checkpoints), splits, resume=resume)
             run.train(splits, truths, also_encode)
         except (OSError, SafetensorError) as error:
             raise TrainingError(
@@ -334,7 +334,7 @@ def _move(source: Path, target: Path) -> bool:
     return True
 
 
-def _claim(folder: Path, splits: Splits, *, resume: bool) -> None:
+def _hold_to_texts(folder: Path, splits: Splits, *, resume: bool) -> None:
     """Note what texts a run learns from and is chosen and tested on, or check that they are those it began with.
 
     Raises:
