@@ -105,6 +105,7 @@ BAD_FILES: list[tuple[str, str, bytes | Callable[[Path], bytes], str]] = [
     ("cut-off parquet", "t.parquet", cut_off("parquet"), "not a whole parquet file"),
     ("a csv by the name of parquet", "t.parquet", b"text,label\na,b\n", "not a whole parquet file"),
     ("a list of JSON", "t.jsonl", b'["a", "b"]\n', "line 1 is a list, expected an object"),
+    ("a list for a text", "t.jsonl", b'{"text": ["a"], "label": "b"}\n', r"A text is a list, \['a'\]\. Expected"),
     ("a number of JSON", "t.jsonl", b'{"text": "a"}\n3\n', "line 2 is a int, expected an object"),
     ("deep JSON", "t.jsonl", b"[" * 100_000 + b"\n", "line 1 is not JSON"),
     ("a csv by the name of jsonl", "t.jsonl", b"text,label\n", "line 1 is not JSON"),

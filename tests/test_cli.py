@@ -17,8 +17,10 @@ import typer
 import bertcnn
 from bertcnn import Predictor
 from bertcnn.apps.cli import app, main
-from bertcnn.apps.show import show_rows
+from bertcnn.apps.show import err, say_findings, show_rows, show_scores
+from bertcnn.inference.metrics import evaluate
 from bertcnn.settings import all_settings, read_settings
+from bertcnn.text.dataset import Examples, Splits
 from bertcnn.text.files import read_rows, write_rows
 from tests.conftest import make_texts, warm_command
 
@@ -429,6 +431,40 @@ def test_a_run_that_could_not_start_can_be_started_again(tiny: str, csv_file: Pa
         assert call("train", csv_file, *arguments, *wrong).code == 2
         assert list(tmp_path.iterdir()) == []
     assert call("train", csv_file, *arguments, "--label", "sentiment").code == 0
+
+
+def test_what_could_not_be_logged_to_is_refused_at_once(csv_file: Path, tiny: str, tmp_path: Path) -> None:
+    arguments = ["--text", "review", "--label", "sentiment", "--output", tmp_path / "m", *small(tiny)]
+    done = call("train", csv_file, *arguments, "--report-to", "tensorbord")
+    assert done.code == 2
+    assert "Cannot report to tensorbord: tensorbord is not supported, only" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_behind_stdout_is_said(folder: Path, tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [warm_command(), "predict", folder, table(tmp_path)], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.decode().endswith("Free some space, or write elsewhere.\n")
+    assert b"Traceback" not in done.stderr
+
+
+def test_labels_that_no_score_speaks_for_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = Examples(["a", "b", "c"], ["good", "bad", "odd"])
+    splits = Splits(texts, texts, texts.pick([0, 1], "test"))
+    say_findings(err, splits)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "labels without a test text: 'odd'. The test scores say nothing of them" in said
+    assert "without a dev text" not in said
+    sure = np.eye(3)[[0, 1]]
+    show_scores(evaluate(np.array([0, 1]), sure, ["bad", "good", "odd"]), "m")
+    rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
+    assert ["odd", "-", "-", "-", "0", "0", "0", "0"] in rows
+    assert ["good", "1.000", "1.000", "1.000", "1", "0", "1", "0"] in rows
+    assert ["log", "loss", "0.000", "0.000", "to"] in [row[:5] for row in rows]
 
 
 def test_a_text_neither_steers_nor_fills_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ from transformers import (
     DataCollatorWithPadding,
     FunnelConfig,
     PreTrainedTokenizerFast,
+    T5EncoderModel,
     Trainer,
     TrainingArguments,
     pipeline,
@@ -696,11 +697,12 @@ def test_any_encoder_is_cut_and_trained(make_family: Callable[[str], Path], fami
     tokenizer = load_tokenizer(str(place))
     batch = batch_of(tokenizer, SHORT)
     model = make_heard(BertCNN.from_encoder(str(place), depth=2, num_filters=4, kernel_sizes=(1, 2), overlap=4))
-    whole = AutoModel.from_pretrained(place).eval()
+    whole = (T5EncoderModel if family == "t5" else AutoModel).from_pretrained(place).eval()
+    last_norms = {"modernbert": "final_norm", "t5": "encoder.final_layer_norm"}  # above whatever layer is the last
     with torch.inference_mode():
         layer = whole(**batch, output_hidden_states=True).hidden_states[2]
-        if family == "modernbert":  # its last norm stands above whatever layer is the last
-            layer = whole.final_norm(layer)
+        if family in last_norms:
+            layer = whole.get_submodule(last_norms[family])(layer)
         states = model.stitched_states(batch["input_ids"], batch["attention_mask"], None)[0]
     real = batch["attention_mask"].bool()
     torch.testing.assert_close(states[real], layer[real])
@@ -714,10 +716,26 @@ def test_any_encoder_is_cut_and_trained(make_family: Callable[[str], Path], fami
     assert min(layer_of_parameters(model.encoder).values()) == 0
 
 
+def test_of_t5_the_encoder_is_taken_alone(make_family: Callable[[str], Path], tmp_path: Path) -> None:
+    whole = make_family("t5")
+    T5EncoderModel.from_pretrained(whole).save_pretrained(tmp_path / "alone")
+    of_whole, alone = load_encoder(str(whole), 2), load_encoder(str(tmp_path / "alone"), 2)
+    assert type(of_whole) is type(alone) is T5EncoderModel
+    assert not of_whole.config.is_encoder_decoder
+    for (name, weight), (other, same) in zip(of_whole.named_parameters(), alone.named_parameters(), strict=True):
+        assert name == other
+        assert torch.equal(weight, same)
+    heights = layer_of_parameters(of_whole)
+    assert heights["shared.weight"] == 0
+    assert heights["encoder.block.0.layer.1.DenseReluDense.wi.weight"] == 1
+    assert heights["encoder.block.1.layer.0.SelfAttention.q.weight"] == heights["encoder.final_layer_norm.weight"] == 2
+    assert set(layer_of_parameters(load_encoder(str(whole), 1)).values()) == {0, 1}
+
+
 def test_encoders_that_are_none_are_refused(tmp_path: Path, tiny: str) -> None:
-    AutoConfig.for_model("t5", d_model=8, num_layers=1, num_heads=1, vocab_size=9).save_pretrained(tmp_path / "t5")
+    AutoConfig.for_model("bart", d_model=8, encoder_layers=1, vocab_size=9).save_pretrained(tmp_path / "bart")
     with pytest.raises(EncoderError, match="encoder-decoder"):
-        load_encoder(str(tmp_path / "t5"))
+        load_encoder(str(tmp_path / "bart"))
     with pytest.raises(EncoderError, match="Cannot load the encoder"):
         load_encoder(str(tmp_path / "nowhere"))
     with pytest.raises(EncoderError, match="Cannot load the encoder"):

@@ -23,7 +23,7 @@ from bertcnn.text.dataset import Examples, Splits
 from bertcnn.training import stage
 from bertcnn.training import train as training
 from bertcnn.training.build import build_model
-from bertcnn.training.callbacks import COLLAPSED, VANISHED, Watchdog
+from bertcnn.training.callbacks import COLLAPSED, VANISHED, Interruption, Watchdog
 from bertcnn.training.stage import make_optimizer
 from tests.conftest import BAD, GOOD, OTHER, make_texts, warm_command
 
@@ -258,6 +258,7 @@ def unbroken(tiny: str, csv_file: Path, tmp_path_factory: pytest.TempPathFactory
         pytest.param(signal.SIGKILL, "head/checkpoint-*", marks=pytest.mark.slow),
         (signal.SIGKILL, "finetune/checkpoint-*"),
         pytest.param(signal.SIGINT, "finetune/checkpoint-*", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "finetune/checkpoint-*", marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_run_is_resumed_to_the_same_weights(
@@ -276,7 +277,7 @@ def test_a_stopped_run_is_resumed_to_the_same_weights(
     process.send_signal(how)
     _, said = process.communicate(timeout=120)
     assert not output.exists()
-    if how == signal.SIGINT:
+    if how != signal.SIGKILL:
         assert process.returncode == 130
         assert "--resume" in said
     with pytest.raises(TrainingError, match="unfinished run"):
@@ -284,6 +285,17 @@ def test_a_stopped_run_is_resumed_to_the_same_weights(
     run_warm(arguments_for(tiny, csv_file, output, "--resume"))
     assert (output / "model.safetensors").read_bytes() == unbroken
     assert not checkpoints.exists()
+
+
+@pytest.mark.parametrize("number", Interruption.SIGNALS)
+def test_whatever_stops_a_run_is_noted_once_and_obeyed_twice(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        signal.raise_signal(number)
+        assert interruption.wanted
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
 
 
 def test_resume_refuses_other_settings_and_nothing_to_resume(tiny: str, csv_file: Path, tmp_path: Path) -> None:

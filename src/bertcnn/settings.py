@@ -59,8 +59,10 @@ class ModelSettings:
     num_filters: int = _setting(100, "Filters of each window width.")
     kernel_sizes: tuple[int, ...] = _setting((1, 2, 3, 4), "Window widths, in word pieces.")
     dropout: float = _setting(0.5, "Share of features dropped in training.")
-    max_length: int = _setting(512, "Pieces encoded at once; longer texts are read in overlapping windows.")
-    overlap: int = _setting(64, "Pieces that neighbouring windows share.")
+    max_length: int = _setting(
+        512, "Pieces encoded at once, if the encoder can; longer texts are read in overlapping windows."
+    )
+    overlap: int = _setting(64, "Pieces that neighbouring windows share, at most half of one.")
     vector_size: int = _setting(300, "Width of random word vectors.")
 
     @property
@@ -142,6 +144,9 @@ class Settings:
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
 
+
+WHOLE = {"half", "all", "half-or-all"}
+"""Depths for which an encoder without layers is taken as it is."""
 
 SECTIONS: dict[str, type] = {"data": DataSettings, "model": ModelSettings, "training": TrainingSettings}
 
@@ -227,18 +232,21 @@ def _validated(sections: dict[str, Any]) -> Settings:
     try:
         settings = TypeAdapter(Settings).validate_python(sections)
     except ValidationError as error:
-        lines = [_fault(one) for one in error.errors()]
-        raise SettingsError("\n".join(dict.fromkeys(lines))) from error
+        found: dict[tuple[str, str], list[str]] = {}
+        for fault in error.errors():
+            found.setdefault((str(fault["loc"][1]), repr(fault["input"])), []).append(fault["msg"])
+        raise SettingsError("\n".join(_fault(*given, says) for given, says in found.items())) from error
     faults = list(_out_of_range(settings))
     if faults:
         raise SettingsError("\n".join(faults))
     return settings
 
 
-def _fault(error: Any) -> str:
-    _, name, *_ = error["loc"]
+def _fault(name: str, given: str, says: list[str]) -> str:
+    """Say what is wrong with a setting; one that can have several forms has a fault of each."""
     hint = next(one.metadata["help"] for _, one in all_settings() if one.name == name)
-    return f"Setting {name!r} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}. {hint}"
+    why = f": {says[0][0].lower()}{says[0][1:]}" if len(says) == 1 else ", which it cannot be"
+    return f"Setting {name!r} is {given}{why}. {hint}"
 
 
 def _out_of_range(settings: Settings) -> list[str]:
@@ -249,7 +257,7 @@ def _out_of_range(settings: Settings) -> list[str]:
         ("dev_fraction", data.dev_fraction, 0 <= data.dev_fraction <= 0.5, "0 to 0.5"),
         ("test_fraction", data.test_fraction, 0 <= data.test_fraction <= 0.5, "0 to 0.5"),
         ("delimiter", data.delimiter, len(data.delimiter) <= 1 or data.delimiter == "\\t", "one character"),
-        ("depth", model.depth, has_layers or not is_auto, f"all: an encoder of {kind} has no layers to choose from"),
+        ("depth", model.depth, has_layers or model.depth in WHOLE, f"all: an encoder of {kind} has no layers to cut"),
         ("kernel_sizes", model.kernel_sizes, bool(model.kernel_sizes) and min(model.kernel_sizes) >= 1, "widths >= 1"),
         ("dropout", model.dropout, 0 <= model.dropout < 1, "0 to below 1"),
         ("max_length", model.max_length, model.max_length >= 8, "at least 8"),

@@ -4,7 +4,9 @@ Heavy libraries are imported inside the commands, so that ``--help`` is quick. W
 a user's hand is one line on stderr and exit code 2.
 """
 
+import errno
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 from rich.markup import escape
@@ -53,6 +55,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
 )
 ROWS_AT_ONCE = 4096
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def main() -> None:
@@ -60,9 +63,17 @@ def main() -> None:
     try:
         app(prog_name="bertcnn")
     except BertCNNError as error:
-        line = " ".join(str(error).split("\n"))
-        err.print(f"[bold red]Error:[/] {escape(line)}", soft_wrap=True, highlight=False)
-        sys.exit(2)
+        _stop(" ".join(str(error).split("\n")))
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        sys.stdout = open(os.devnull, "w")  # what is still to be written has no place  # noqa: SIM115, PTH123
+        _stop(f"Cannot write the output: {error.strerror}. Free some space, or write elsewhere.")
+
+
+def _stop(why: str) -> NoReturn:
+    err.print(f"[bold red]Error:[/] {escape(why)}", soft_wrap=True, highlight=False)
+    sys.exit(2)
 
 
 @app.callback(invoke_without_command=True)

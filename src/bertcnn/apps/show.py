@@ -50,6 +50,18 @@ def say_findings(console: Console, splits: "Splits") -> None:
     said = [f"{count:,} {what}" for what, count in notes.items() if count]
     if said:
         console.print(f"[yellow]Mind:[/] among the training texts are {', '.join(said)}.", highlight=False)
+    for part in ("dev", "test"):
+        held_out = parts[part]
+        spoken = set(look_at(held_out).label_counts) if held_out is not None else set(found.label_counts)
+        silent = [name for name in found.label_counts if name not in spoken]
+        if silent:
+            names = ", ".join(map(repr, silent[:SHOWN_LABELS])) + (", ..." if len(silent) > SHOWN_LABELS else "")
+            console.print(
+                f"[yellow]Mind:[/] labels without a {part} text: {escape(names)}. The {part} scores say nothing of "
+                f"them; add texts, or give --{part} FILE or a greater --{part}-fraction.",
+                highlight=False,
+                soft_wrap=True,
+            )
     single = [name for name, count in found.label_counts.items() if count == 1]
     if single:
         names = ", ".join(map(repr, single[:SHOWN_LABELS])) + (", ..." if len(single) > SHOWN_LABELS else "")
@@ -124,7 +136,9 @@ def show_scores(scores: "Evaluation", title: str) -> None:
         for name in names:
             columns.add_column(f"as {escape(name)}", justify="right", style="dim")
     for i, (name, row) in enumerate(scores.labels.items()):
-        cells = [f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{row['f1']:.3f}", f"{row['support']:,}"]
+        is_seen = row["support"] or scores.confusion is None or any(line[i] for line in scores.confusion)
+        shares = [f"{row[key]:.3f}" if is_seen else "-" for key in ("precision", "recall", "f1")]
+        cells = [*shares, f"{row['support']:,}"]
         extra = list(map(str, scores.confusion[i])) if confused and scores.confusion is not None else []
         columns.add_row(escape(name), *cells, *extra)
     out.print(columns)

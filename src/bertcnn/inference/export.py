@@ -30,6 +30,7 @@ from bertcnn.inference.metrics import Truth
 from bertcnn.inference.onnx_backend import FILES, MADE_OF, OnnxBackend
 from bertcnn.inference.predictor import Predictor
 from bertcnn.inference.quantize import quantize
+from bertcnn.network.cnn import TextCNN
 from bertcnn.network.encoder import quiet_transformers
 from bertcnn.network.model import BertCNN
 from bertcnn.text.dataset import Examples
@@ -176,6 +177,8 @@ class _Graph(nn.Module):
     def __init__(self, model: BertCNN) -> None:
         super().__init__()
         self.model = model
+        cnn = model.head.cnn
+        self.filters = nn.Buffer(_wide_filters(cnn) if isinstance(cnn, TextCNN) else torch.empty(0))
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, source: Tensor, source_mask: Tensor
@@ -183,13 +186,43 @@ class _Graph(nn.Module):
         head = self.model.head
         stitched, _ = self.model.stitched_states(input_ids, attention_mask, source)
         states = head.mix(stitched)
-        padded, mask = states, source_mask
-        if head.reach is not None:
-            # The length is known only when the graph runs, so what TextCNN asks in Python is computed here.
-            short = torch.sym_max(head.reach + 1 - states.shape[1], 0)  # type: ignore[no-untyped-call]
-            padded, mask = functional.pad(states, (0, 0, 0, short)), functional.pad(source_mask, (0, short))
-        features, positions = head.cnn(padded, mask)
+        if isinstance(head.cnn, TextCNN):
+            best, positions = _strongest_windows(states, source_mask, self.filters, head.cnn.kernel_sizes)
+            features = functional.relu(best + head.cnn.bias)
+        else:
+            features, positions = head.cnn(states, source_mask)
         return head.classifier(features), features, positions, states
+
+
+def _wide_filters(cnn: TextCNN) -> Tensor:
+    """Return filters that read as many pieces as the widest, zero beyond theirs: ``(W * F, greatest width * D)``."""
+    widest = max(cnn.kernel_sizes)
+    sizes = [width * cnn.num_filters for width in cnn.kernel_sizes]
+    wide = []
+    for width, rows in zip(cnn.kernel_sizes, torch.split(cnn.weight.detach(), sizes), strict=True):
+        side_by_side = rows.reshape(width, cnn.num_filters, -1).transpose(0, 1).flatten(1)
+        wide.append(functional.pad(side_by_side, (0, (widest - width) * cnn.hidden_size)))
+    return torch.cat(wide)
+
+
+def _strongest_windows(
+    states: Tensor, mask: Tensor, filters: Tensor, kernel_sizes: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Do as :func:`bertcnn.network.cnn.strongest_windows` does, in the form that suits ONNX Runtime.
+
+    There a stretch of columns is slow to cut out, and shifted sums need many. So the states of a window are put side
+    by side, and one product with filters of equal width gives all windows: more to multiply, little to move.
+    """
+    (batch, length, _), widest = states.shape, max(kernel_sizes)
+    padded, there = functional.pad(states, (0, 0, 0, widest - 1)), functional.pad(mask, (0, widest - 1))
+    windows = torch.cat([padded[:, shift : shift + length] for shift in range(widest)], dim=2)
+    inside = [there[:, :length]]
+    for shift in range(1, widest):
+        inside.append(inside[-1] & there[:, shift : shift + length])
+    fits = torch.stack([inside[width - 1] for width in kernel_sizes], dim=2)[..., None]
+    responses = functional.linear(windows, filters).reshape(batch, length, len(kernel_sizes), -1)
+    best, where = responses.masked_fill(~fits, -torch.inf).max(dim=1)
+    return best.flatten(1), where.masked_fill(~fits.any(dim=1), -1).flatten(1)
 
 
 def _write_graph(folder: Path, file: Path, made_of: str | None) -> None:

@@ -125,7 +125,7 @@ def accuracy(truth: Truth, answers: Truth, _: Floats) -> float:
 
 
 def macro_f1(truth: Truth, answers: Truth, probabilities: Floats) -> float:
-    """Mean over labels of F1; a label that neither is nor is predicted counts 0, as in scikit-learn."""
+    """Mean over labels of F1; one label a text: over those that are or are predicted, as in scikit-learn."""
     hits, predicted, actual = _counts(truth, answers, probabilities.shape[1])
     present = (predicted + actual) > 0 if truth.ndim == 1 else np.ones_like(hits, dtype=bool)
     return float((2 * hits / np.maximum(predicted + actual, 1))[present].mean())
@@ -143,7 +143,7 @@ def log_loss(truth: Truth, _: Truth, probabilities: Floats) -> float:
         right = np.where(truth > 0.5, probabilities, 1 - probabilities)
     else:
         right = probabilities[np.arange(len(truth)), truth.astype(np.int64)]
-    return float(-np.log(np.clip(right, 1e-12, 1)).mean())
+    return abs(float(np.log(np.clip(right, 1e-12, 1)).mean()))  # and not -0
 
 
 def calibration_error(truth: Truth, answers: Truth, probabilities: Floats) -> float:

@@ -114,8 +114,10 @@ def open_session(graph: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads()
     options.log_severity_level = 3  # errors; it warns of what it optimises
-    # Where a processor has no 8-bit products of its own (VNNI), sums of two would be cut off at 16 bits.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    # Where a processor has no 8-bit products of its own, sums of two would be cut off at 16 bits. Where it has
+    # AMX as well, the exact way of the others is 2.5 times as slow.
+    if not has_vnni():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return onnxruntime.InferenceSession(
             str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOW_FUSIONS
@@ -124,6 +126,14 @@ def open_session(graph: Path) -> Any:
         raise ModelError(
             f"{graph} cannot be read by ONNX Runtime: {str(error).splitlines()[0]} Export again."
         ) from error
+
+
+def has_vnni() -> bool:
+    """Return whether the processor is known to have 8-bit products of its own, which are exact."""
+    try:
+        return "vnni" in Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:  # another system than Linux
+        return False
 
 
 def threads() -> int:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from bertcnn.errors import EncoderError, ModelError, SettingsError
+from bertcnn.errors import EncoderError, ModelError, SettingsError, nearest
 from bertcnn.text.tokens import PieceTokenizer
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -57,7 +57,7 @@ def load_tokenizer(name: str) -> PieceTokenizer:
     Raises:
         EncoderError: There is none, or it has no compiled (fast) form.
     """
-    # Imported here: as in _model_class, which says why.
+    # Imported here: as in _encoders_alone, which says why.
     from transformers import AutoTokenizer
 
     place = resolve(name)
@@ -91,7 +91,9 @@ def load_encoder(name: str, depth: int | Literal["half", "all"] = "all") -> PreT
     except (OSError, ValueError) as error:
         raise EncoderError(_not_found(name, error)) from error
     if config.is_encoder_decoder:
-        raise EncoderError(f"{name!r} is a {config.model_type} encoder-decoder; name an encoder, such as a BERT.")
+        if type(config) not in _encoders_alone():
+            raise EncoderError(f"{name!r} is a {config.model_type} encoder-decoder; name an encoder, such as a BERT.")
+        config.is_encoder_decoder = False
     cut(config, depth)
     try:
         with quiet_transformers():
@@ -152,14 +154,17 @@ def longest_window(encoder: PreTrainedModel) -> int:
 def layer_of_parameters(encoder: nn.Module) -> dict[str, int]:
     """Return how high each parameter of an encoder sits: 0 for the embeddings, 1.. for layers."""
     blocks = [n for n, m in encoder.named_modules() if isinstance(m, nn.ModuleList)]
-    stack = max(blocks, key=lambda n: len(encoder.get_submodule(n)), default="")  # type: ignore[arg-type]
+    outer = [n for n in blocks if not n.startswith(tuple(f"{other}." for other in blocks))]
+    stack = max(outer, key=lambda n: len(encoder.get_submodule(n)), default="")  # type: ignore[arg-type]
     inside = re.compile(re.escape(stack) + r"\.(\d+)\.")
+    # T5's table is called ``shared``.
+    tables = set(encoder.get_input_embeddings().parameters()) if isinstance(encoder, PreTrainedModel) else set()
     heights: dict[str, int] = {}
     top = 0
-    for name, _ in encoder.named_parameters():
+    for name, weight in encoder.named_parameters():
         found = inside.match(name) if stack else None
         top = max(top, int(found.group(1)) + 1) if found else top
-        heights[name] = int(found.group(1)) + 1 if found else (0 if "embed" in name else -1)
+        heights[name] = int(found.group(1)) + 1 if found else (0 if "embed" in name or weight in tables else -1)
     return {name: top if height < 0 else height for name, height in heights.items()}
 
 
@@ -237,12 +242,21 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _encoders_alone() -> Any:
+    """Return transformers' table of encoders, where those of T5's kind stand without their decoder."""
+    # Imported here: transformers' tables of models load ours, which loads this module (_register.py).
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    return MODEL_FOR_TEXT_ENCODING_MAPPING
+
+
 def _model_class(config: PreTrainedConfig) -> Any:
-    # Imported here: transformers' table of models loads ours, which loads this module (_register.py).
+    # Imported here: as in _encoders_alone, which says why.
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
+    kind = type(config)
     try:
-        return MODEL_MAPPING[type(config)]
+        return _encoders_alone()[kind] if kind in _encoders_alone() else MODEL_MAPPING[kind]
     except KeyError as error:
         raise EncoderError(f"A {config.model_type!r} model cannot be used as an encoder by transformers.") from error
 
@@ -256,7 +270,7 @@ def _no_pooler(config: PreTrainedConfig) -> dict[str, bool]:
 def _not_found(name: str, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"Cannot load the encoder {name!r}: {reason} "
+        f"Cannot load the encoder {name!r}: {reason}{nearest(name, ('minilm', 'words', 'pieces'))} "
         "Expected 'minilm', a folder with config.json and model.safetensors, "
         "or a model on the Hugging Face hub (is the name right, is there a network?)."
     )

@@ -254,7 +254,14 @@ def look_at(examples: Examples) -> Findings:
 
 
 def as_text(value: Any) -> str:
-    """Return a cell as a text; a missing one is empty."""
+    """Return a cell as a text; a missing one is empty.
+
+    Raises:
+        DataError: It is a list or an object, as json can hold.
+    """
+    if isinstance(value, list | dict):
+        shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
+        raise DataError(f"A text is a {type(value).__name__}, {shown}. Expected a string; choose another column.")
     return "" if value is None else str(value)
 
 

@@ -47,7 +47,7 @@ def read_rows(file: str | Path, *, encoding: str = "utf-8", delimiter: str = "")
     """
     path = Path(file)
     ending = path.suffix.lower()
-    _check_is_file(path)
+    _check_is_file(file)
     if ending not in ENDINGS:
         raise DataError(f"{path} ends in {ending or 'nothing'!r}, expected one of {', '.join(ENDINGS)}.")
     if path.stat().st_size == 0:
@@ -66,14 +66,17 @@ def read_rows(file: str | Path, *, encoding: str = "utf-8", delimiter: str = "")
         raise DataError(f"{path} has a header but no rows. Expected at least one.")
 
 
-def _check_is_file(path: Path) -> None:
+def _check_is_file(file: str | Path) -> None:
     """Refuse a folder, a name that is not there, and a text in the place of a file.
 
     Raises:
         DataError: It is one of these.
     """
+    path = Path(file)
     if os.path.isfile(path):  # noqa: PTH113  # of a name too long for one, False and no error
         return
+    if str(path).startswith(("http:/", "https:/")):
+        raise DataError(f"{file} is an address, and nothing is fetched from the network. Download it first.")
     if os.path.isdir(path):  # noqa: PTH112
         raise DataError(f"{path} is a folder. Expected a file that ends in one of {', '.join(ENDINGS)}.")
     if " " in str(path) and path.suffix.lower() not in ENDINGS:

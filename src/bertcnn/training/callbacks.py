@@ -1,9 +1,9 @@
-"""What watches a training run: progress, signs of failure, and Ctrl-C."""
+"""What watches a training run: progress, signs of failure, and being told to stop."""
 
 import math
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import perf_counter
 from types import FrameType
 from typing import Any, Self
@@ -146,22 +146,27 @@ class Watchdog(TrainerCallback):
 
 
 class Interruption(TrainerCallback):
-    """The first Ctrl-C saves a checkpoint and stops after the step; the second stops at once."""
+    """The first Ctrl-C saves a checkpoint and stops after the step; the second stops at once.
+
+    So does being terminated, as by a machine's scheduler, and a terminal that is closed.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.wanted = False
-        self.before: Any = None
+        self.before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        try:
-            self.before = signal.signal(signal.SIGINT, self._note)
-        except ValueError:  # not the main thread: nobody presses Ctrl-C there
-            self.before = None
+        with suppress(ValueError):  # not the main thread: signals do not come there
+            for number in self.SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+                    self.before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.wanted:

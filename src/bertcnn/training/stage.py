@@ -19,6 +19,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalPrediction
 
@@ -191,6 +192,20 @@ def run_stage(
         save_model(module, str(weights))
         note.write_text(json.dumps(trainer.state.log_history), "utf-8")
     return list(trainer.state.log_history)
+
+
+def check_reports(settings: TrainingSettings) -> None:
+    """Find out whether Trainer can log where it shall, before any work is done.
+
+    Raises:
+        SettingsError: It does not know the place, or a package is missing.
+    """
+    wanted = [name for name in settings.report_to if name != "none"]
+    try:
+        for make in get_reporting_integration_callbacks("all" if wanted == ["all"] else wanted):
+            make()
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise SettingsError(f"Cannot report to {', '.join(wanted)}: {error} Or give --report-to none.") from error
 
 
 def several_on_cpu() -> bool:

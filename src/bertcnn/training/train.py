@@ -35,7 +35,15 @@ from bertcnn.training.callbacks import Clock, Interruption, ProgressBar, Watchdo
 from bertcnn.training.contrast import contrasts
 from bertcnn.training.depth import DepthCurve
 from bertcnn.training.depth_search import DepthSearch, Scored, at, median_text
-from bertcnn.training.stage import Stage, TextSet, collate_pieces, collate_states, run_stage, several_on_cpu
+from bertcnn.training.stage import (
+    Stage,
+    TextSet,
+    check_reports,
+    collate_pieces,
+    collate_states,
+    run_stage,
+    several_on_cpu,
+)
 
 FEW_TEXTS, SMALL_BATCH, BATCH = 1000, 8, 32
 """Fewer texts than these make too few steps in batches of 32. Source: docs/design/0012-few-texts.md."""
@@ -105,6 +113,7 @@ def train(
     """
     settings = settings or Settings()
     started = time.perf_counter()
+    check_reports(settings.training)
     set_seed(settings.training.seed)
     if settings.training.negation_contrasts:
         splits = _with_contrasts(splits, settings.training)
