@@ -261,7 +261,7 @@ def as_text(value: Any) -> str:
     """
     if isinstance(value, list | dict):
         shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
-        raise DataError(f"A text is a {type(value).__name__}, {shown}. Expected a string; choose another column.")
+        raise DataError(f"A text is a {type(value).__name__}, {shown}. Expected a string; choose another column with --text.")
     return "" if value is None else str(value)
 
 
@@ -276,10 +276,14 @@ def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Exa
     for column, option in ((settings.text, "--text"), (settings.label, "--label")):
         check_column(rows[0], column, option, source, delimiter=settings.delimiter)
     many = bool(settings.separator) or any(isinstance(row.get(settings.label), list) for row in rows)
-    texts = [as_text(row.get(settings.text)) for row in rows]
+    texts: list[str] = []
     labels: list[Label] = []
     missing: list[int] = []
     for number, row in enumerate(rows, start=1):
+        try:
+            texts.append(as_text(row.get(settings.text)))
+        except DataError as error:
+            raise DataError(f"{source}, row {number}: {error}") from error
         value = row.get(settings.label)
         if many:
             labels.append(_many(value, settings.separator))
