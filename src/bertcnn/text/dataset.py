@@ -261,7 +261,9 @@ def as_text(value: Any) -> str:
     """
     if isinstance(value, list | dict):
         shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
-        raise DataError(f"A text is a {type(value).__name__}, {shown}. Expected a string; choose another column with --text.")
+        raise DataError(
+            f"A text is a {type(value).__name__}, {shown}. Expected a string; choose another column with --text."
+        )
     return "" if value is None else str(value)
 
 
