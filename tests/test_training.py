@@ -332,6 +332,13 @@ def test_several_processes_train_one_model(tiny: str, csv_file: Path, tmp_path: 
     assert predictor.predict(["the film was good"])[0].label == "positive"
 
 
+def test_bf16_trains_on_a_cpu(splits: Splits, quick: Settings) -> None:
+    trained = train(splits, change(quick, {"method": "finetune", "precision": "bf16"}))
+    assert trained.test is not None
+    assert trained.test.headlines["accuracy"].value > 0.9
+    assert {weight.dtype for weight in trained.predictor.model.parameters()} == {torch.float32}
+
+
 def test_calibration_divides_the_logits_for_good(splits: Splits, quick: Settings) -> None:
     trained = train(splits, change(quick, {"method": "frozen"}))
     assert trained.temperature > 0

@@ -124,7 +124,9 @@ class TrainingSettings:
         0.0, "Add so many times the training texts as far negations made of them (English, negative and positive only)."
     )
     max_train_pieces: int = _setting(2048, "Longer texts are cut to this in training; never in prediction.")
-    precision: Literal["auto", "fp32", "bf16"] = _setting("auto", "auto: bf16 on a GPU that has it.")
+    precision: Literal["auto", "fp32", "bf16"] = _setting(
+        "auto", "auto: bf16 on a GPU that has it; on a CPU bf16 pays where that has AMX."
+    )
     gradient_accumulation: int = _setting(1, "Batches a step of the optimizer.")
     gradient_checkpointing: bool = _setting(False, "Trade time for memory in the encoder.")
     report_to: tuple[str, ...] = _setting(("tensorboard",), "Where to log: tensorboard, wandb, mlflow, ..., or none.")

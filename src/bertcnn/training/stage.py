@@ -22,6 +22,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalPrediction
+from transformers.utils import is_torch_bf16_gpu_available
 
 from bertcnn.errors import SettingsError
 from bertcnn.inference.calibration import fit_thresholds, probabilities_of
@@ -163,7 +164,7 @@ def run_stage(
         logging_steps=max(1, len(stage.train) // settings.batch_size // 10),
         report_to=reports or "none",
         bf16=bf16,
-        use_cpu=several_on_cpu(),
+        use_cpu=several_on_cpu() or (bf16 and not is_torch_bf16_gpu_available()),
         seed=settings.seed,
         disable_tqdm=True,
         remove_unused_columns=False,
