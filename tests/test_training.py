@@ -333,7 +333,7 @@ def test_several_processes_train_one_model(tiny: str, csv_file: Path, tmp_path: 
 
 
 def test_bf16_trains_on_a_cpu(splits: Splits, quick: Settings) -> None:
-    trained = train(splits, change(quick, {"method": "finetune", "precision": "bf16"}))
+    trained = train(splits, change(quick, {"method": "head-then-finetune", "precision": "bf16"}))
     assert trained.test is not None
     assert trained.test.headlines["accuracy"].value > 0.9
     assert {weight.dtype for weight in trained.predictor.model.parameters()} == {torch.float32}
