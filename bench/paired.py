@@ -17,11 +17,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
     parser.add_argument("--pair", nargs=2, action="append", required=True, metavar=("LEFT", "RIGHT"))
+    parser.add_argument("--fraction", type=float, default=1.0, help="of the training texts, where a study has several")
     options = parser.parse_args()
+    fraction = options.fraction
     study = read_study(options.study)
     for left, right in options.pair:
         print(f"{left} against {right}")
-        both = {name: (study.pooled(name, left), study.pooled(name, right)) for name in study.data}
+        both = {
+            name: (study.pooled(name, left, fraction=fraction), study.pooled(name, right, fraction=fraction))
+            for name in study.data
+        }
         found = {name: compare(a.outcomes, b.outcomes) for name, (a, b) in both.items() if a and b}
         corrected = holm([one.p_value for one in found.values()])
         for (name, one), p in zip(found.items(), corrected, strict=True):
