@@ -4,6 +4,7 @@ import json
 import re
 import resource
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -514,6 +515,15 @@ def test_bytes_of_stdin_that_are_not_utf_8(folder: Path) -> None:
     assert done.code == 2
     assert "Line 2 of stdin is not utf-8" in done.err
     assert call("predict", folder, "--encoding", "latin-1", stdin=b"good\ncaf\xe9\n").code == 0
+
+
+@pytest.mark.parametrize("command", ["predict", "insights"])
+def test_a_closed_stdin(folder: Path, command: str) -> None:
+    closing = ["sh", "-c", 'exec "$0" -m bertcnn "$@" <&-', sys.executable]
+    done = real(command, folder, "-", command=closing)
+    assert done.code == 2
+    assert "it is closed" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_unknown_settings_on_the_command_line(csv_file: Path, tmp_path: Path) -> None:

@@ -399,11 +399,13 @@ def test_the_commands(folder: Path, csv_file: Path, tmp_path: Path, monkeypatch:
     assert refused.code == 2
     assert "Give --dev FILE" in refused.err
     columns = ("--text", "review", "--label", "sentiment")
-    done = call("export", place, "--int8", "--dev", csv_file, *columns)
+    wide = tmp_path / "wide.csv"
+    wide.write_text(csv_file.read_text("utf-8"), "utf-16")
+    done = call("export", place, "--int8", "--dev", wide, *columns, "--encoding", "utf-16")
     assert done.code == 0
     assert "model.int8.onnx" in done.out
     assert (place / "model.int8.onnx").stat().st_mode & 0o777 == 0o644
-    said = call("check", place, csv_file, "--text", "review", "--limit", "20", "--json")
+    said = call("check", place, wide, "--text", "review", "--encoding", "utf-16", "--limit", "20", "--json")
     assert said.code == 0
     assert {one["backend"] for one in json.loads(said.out)} == {"torch", "onnx", "onnx-int8"}
     assert START in (place / "README.md").read_text()

@@ -40,6 +40,7 @@ from bertcnn.apps.options import (
     quiet,
     read_texts,
     reading,
+    stdin_lines,
     until_closed,
 )
 from bertcnn.apps.serve import serve
@@ -175,13 +176,11 @@ def predict(
         if output.exists() and not overwrite:
             raise DataError(f"{output} is there already. Give another --output, or --overwrite.")
     predictor = load_predictor(model, backend, device, max_tokens)
-    from bertcnn.text.files import check_column, read_lines, read_rows
+    from bertcnn.text.files import check_column, read_rows
 
     if source == "-":
         column = "text"
-        rows: Iterator[dict[str, Any]] = (
-            {column: line} for line in read_lines(sys.stdin.buffer, "stdin", encoding=encoding)
-        )
+        rows: Iterator[dict[str, Any]] = ({column: line} for line in stdin_lines(encoding))
     else:
         data = reading(model, source, text=text, encoding=encoding, delimiter=delimiter)
         column = data.text

@@ -1,6 +1,5 @@
 """The command ``insights``: what drives each label over a whole file, as a page and as tables."""
 
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, tee
@@ -23,6 +22,7 @@ from bertcnn.apps.options import (
     load_predictor,
     quiet,
     reading,
+    stdin_lines,
 )
 from bertcnn.apps.show import counted, err, out
 from bertcnn.errors import DataError
@@ -105,13 +105,13 @@ def _rows(source: str, data: "DataSettings", label: str | None, by: str | None) 
         DataError: It cannot be read, or a column that was named is not there.
     """
     from bertcnn.text.dataset import load_rows
-    from bertcnn.text.files import check_column, read_lines, read_rows
+    from bertcnn.text.files import check_column, read_rows
 
     rows: Iterable[dict[str, Any]]
     if source == "-":
         if label or by:
             raise DataError("Lines from stdin have no columns: leave out --label and --by, or give a file.")
-        return ({data.text: line} for line in read_lines(sys.stdin.buffer, "stdin", encoding=data.encoding)), ""
+        return ({data.text: line} for line in stdin_lines(data.encoding)), ""
     if source.startswith(("hf:", "builtin:")):
         tables = load_rows(source, data)
         rows = next(tables[name] for name in ("test", "dev", "train") if tables.get(name))

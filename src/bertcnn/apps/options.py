@@ -132,14 +132,29 @@ def read_texts(source: str, column: str, *, encoding: str, delimiter: str) -> It
         DataError: They cannot be read, or there is no such column.
     """
     from bertcnn.text.dataset import as_text
-    from bertcnn.text.files import check_column, read_lines, read_rows
+    from bertcnn.text.files import check_column, read_rows
 
     if source == "-":
-        yield from read_lines(sys.stdin.buffer, "stdin", encoding=encoding)
+        yield from stdin_lines(encoding)
         return
     for row in read_rows(source, encoding=encoding, delimiter=delimiter):
         check_column(row, column, "--text", source, delimiter=delimiter)
         yield as_text(row[column])
+
+
+def stdin_lines(encoding: str) -> Iterator[str]:
+    """Yield the lines of stdin as they come.
+
+    Raises:
+        DataError: It is closed, or a line is of another encoding.
+    """
+    from bertcnn.text.files import read_lines
+
+    if sys.stdin is None:  # closed by who started us
+        raise DataError(
+            "There is no stdin to read lines from: it is closed. Pipe texts in, or give a file instead of -."
+        )
+    yield from read_lines(sys.stdin.buffer, "stdin", encoding=encoding)
 
 
 def quiet() -> None:
