@@ -1,10 +1,14 @@
 import gc
 import json
+import math
 import re
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -93,6 +97,55 @@ def test_many_chunks_keep_their_order(tmp_path: Path) -> None:
     for ending in ENDINGS:
         assert write_rows(tmp_path / f"t.{ending}", iter(rows)) == 10_000
         assert list(read_rows(tmp_path / f"t.{ending}")) == rows
+
+
+def test_parquet_after_parquet_keeps_types(tmp_path: Path) -> None:
+    many = 5000  # more than are looked at first
+    source, output = tmp_path / "source.parquet", tmp_path / "out.parquet"
+    table = pa.table(
+        {
+            "late": pa.array([*[None] * (many - 1), "here"], pa.string()),
+            "none": pa.array([None] * many, pa.string()),
+            "price": pa.array([Decimal("1.10")] * (many - 1) + [Decimal("123456.45")], pa.decimal128(10, 2)),
+            "tags": pa.array([[("a", 1)]] * many, pa.map_(pa.string(), pa.int64())),
+            "small": pa.array([7] * many, pa.int32()),
+            "half": pa.array([0.5] * many, pa.float32()),
+            "kind": pa.array(["x", "y"] * (many // 2)).dictionary_encode(),
+            "at": pa.array([1_700_000_000_123_456_789] * many, pa.timestamp("ns")),
+            "raw": pa.array([b"\xff\x00"] * many, pa.binary()),
+        }
+    )
+    pq.write_table(table, source)
+    answers = ({**row, "prediction": "good", "confidence": 0.5} for row in read_rows(source))
+    assert write_rows(output, answers, like=source) == many
+    found = pq.read_table(output)
+    assert found.select(table.column_names).equals(table)
+    assert found.schema.field("prediction").type == pa.string()
+
+
+@pytest.mark.parametrize(("first", "last"), [(1, 1.5), ("a", 1), (1, "2"), (2**53 + 1, 0.5), ({"a": 1}, [1])], ids=str)
+def test_nothing_is_lost_in_parquet_far_down(tmp_path: Path, first: Any, last: Any) -> None:
+    with pytest.raises(DataError, match=r"Column 'n' .*different kinds.*\.jsonl"):
+        write_rows(tmp_path / "t.parquet", [*[{"n": first}] * 5000, {"n": last}])
+    assert not list(tmp_path.iterdir())
+
+
+def test_whole_numbers_and_gaps_fit_far_down(tmp_path: Path) -> None:
+    rows = [*[{"n": 0.5, "gap": None}] * 5000, {"n": 2, "gap": "text"}, {"n": None, "gap": None}]
+    write_rows(tmp_path / "t.parquet", rows)
+    assert list(read_rows(tmp_path / "t.parquet")) == rows
+
+
+def test_nested_values_in_text_files(tmp_path: Path) -> None:
+    row = {"raw": b"caf\xc3\xa9", "odd": b"\xff", "dict": {"a": [1, None]}, "list": ["a|b", "c"], "tags": ["a", "b"]}
+    write_rows(tmp_path / "t.csv", [row])
+    assert list(read_rows(tmp_path / "t.csv")) == [
+        {"raw": "caf\u00e9", "odd": "/w==", "dict": '{"a": [1, null]}', "list": '["a|b", "c"]', "tags": "a|b"}
+    ]
+    write_rows(tmp_path / "t.jsonl", [{**row, "n": math.nan, "deep": [{"x": -math.inf}]}])
+    (line,) = (tmp_path / "t.jsonl").read_text("utf-8").splitlines()
+    found = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert found == {**row, "raw": "caf\u00e9", "odd": "/w==", "n": None, "deep": [{"x": None}]}
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])

@@ -193,16 +193,18 @@ def predict(
     scored = _scored(rows, predictor, column, check, counts)
     started = perf_counter()
     with until_closed():
-        number = _write(scored, output, column, as_json=as_json, as_table=as_table)
+        number = _write(scored, output, source, column, as_json=as_json, as_table=as_table)
     _say_counts(number, counts, perf_counter() - started)
 
 
-def _write(scored: Iterator[dict[str, Any]], output: Path | None, text: str, *, as_json: bool, as_table: bool) -> int:
+def _write(
+    scored: Iterator[dict[str, Any]], output: Path | None, source: str, text: str, *, as_json: bool, as_table: bool
+) -> int:
     """Write classified rows to where they are wanted; return their number."""
     from bertcnn.text.files import write_jsonl, write_rows, write_separated
 
     if output is not None:
-        return write_rows(output, scored)
+        return write_rows(output, scored, like=source)
     if as_json:
         return write_jsonl(sys.stdout, scored)
     if as_table or sys.stdout.isatty():

@@ -4,15 +4,17 @@ Reading and writing stream, so that memory does not grow with the number of rows
 appear under their name when they are whole.
 """
 
+import base64
 import csv
 import io
 import json
+import math
 import os
 import re
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -242,13 +244,15 @@ def _pyarrow_parquet() -> Any:
     return pyarrow.parquet
 
 
-def write_rows(file: str | Path, rows: Iterable[Row]) -> int:
+def write_rows(file: str | Path, rows: Iterable[Row], *, like: str | Path = "") -> int:
     """Write a table that appears under its name when it is whole; return the number of rows.
 
     Args:
         file: Ends in .csv, .tsv, .jsonl or .parquet.
         rows: All with the columns of the first; those of jsonl may differ. Lone surrogates, which
             no UTF-8 file can hold, are escaped in jsonl and U+FFFD elsewhere.
+        like: What the rows were read from: between parquet files, columns keep their types. The types of others
+            are those of the first rows.
 
     Raises:
         DataError: Another ending, a row that does not fit, or the disk is full or closed to us.
@@ -264,7 +268,7 @@ def write_rows(file: str | Path, rows: Iterable[Row]) -> int:
         with os.fdopen(handle, "w+b") as stream:
             os.fchmod(handle, 0o666 & ~_umask())
             if ending == ".parquet":
-                count = _write_parquet(stream, rows)
+                count = _write_parquet(stream, rows, Path(like))
             else:
                 text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
                 count = (
@@ -327,38 +331,65 @@ def write_jsonl(stream: IO[str], rows: Iterable[Row]) -> int:
     """Write rows as a JSON object a line; return their number."""
     count = 0
     for row in rows:
-        line = json.dumps(row, ensure_ascii=False, default=str)
-        stream.write(_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n")
+        stream.write(_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", _json(row)) + "\n")
         count += 1
     return count
 
 
-def _write_parquet(stream: IO[bytes], rows: Iterable[Row]) -> int:
+def _write_parquet(stream: IO[bytes], rows: Iterable[Row], like: Path) -> int:
     parquet = _pyarrow_parquet()
     import pyarrow as pa
 
+    known = parquet.read_schema(like) if like.suffix.lower() == ".parquet" else pa.schema([])
     writer: Any = None
     count = 0
     try:
         for chunk in _chunks(_alike(rows)):
-            whole = [without_surrogates(row) for row in chunk]
-            table = pa.Table.from_pylist(whole, schema=None if writer is None else writer.schema)
+            before = None if writer is None else writer.schema
+            table = pa.table({name: _column(chunk, name, known, before) for name in chunk[0]})
             writer = writer or parquet.ParquetWriter(stream, table.schema)
             writer.write_table(table)
             count += len(chunk)
         writer = writer or parquet.ParquetWriter(stream, pa.schema([]))
         writer.close()
-    except (pa.ArrowException, OverflowError) as error:
-        raise DataError(
-            f"A column holds values that parquet cannot, or of different kinds ({error}). "
-            "Give an --output that ends in .jsonl or .csv."
-        ) from error
     finally:
         if writer is not None:
             with suppress(OSError):
                 writer.close()
             writer.is_open = False  # else it tries once more when it is deleted, on a closed file
     return count
+
+
+def _column(rows: Sequence[Row], name: str, known: Any, before: Any) -> Any:
+    """Return a column as arrow's.
+
+    Args:
+        rows: Some of them.
+        name: Of the column.
+        known: Schema of the table that the rows are from; of columns that are not in it, the type is found out.
+        before: Schema of the rows before; None: these are the first.
+
+    Raises:
+        DataError: Parquet cannot hold the values, or not beside those before without losing something.
+    """
+    import pyarrow as pa
+
+    values = [without_surrogates(row[name]) for row in rows]
+    try:
+        if name in known.names:
+            return pa.array(values, type=known.field(name).type)
+        found = pa.array(values)
+        if before is None:
+            return found.cast(pa.string()) if pa.types.is_null(found.type) else found
+        kind = before.field(name).type
+        if pa.types.is_string(kind) != pa.types.is_string(found.type) and not pa.types.is_null(found.type):
+            raise pa.ArrowInvalid(f"{kind} in the first rows, {found.type} later")
+        return found.cast(kind)
+    except (pa.ArrowException, OverflowError) as error:
+        raise DataError(
+            f"Column {name!r} holds values that parquet cannot, or of different kinds ({error}). "
+            "Give an --output that ends in .jsonl or .csv."
+        ) from error
 
 
 def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -373,8 +404,40 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def joined(value: Any) -> Any:
-    """Return what a cell of csv holds of a value: of a list, its parts between bars."""
-    return "|".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    """Return what a cell of csv holds of a value: of a list, its parts between bars; of what is nested, JSON."""
+    if isinstance(value, bytes):
+        return _plain(value)
+    if not isinstance(value, (Mapping, Sequence)) or isinstance(value, str):
+        return value
+    if isinstance(value, Mapping) or any(isinstance(one, (Mapping, list, tuple)) or "|" in str(one) for one in value):
+        return _json(value)
+    return "|".join(map(str, value))
+
+
+def _json(value: Any) -> str:
+    """Return a value as strict JSON: what is no number is null there, and a date or a decimal its text."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=_plain, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> str:
+    """Return the text of a value that JSON and csv do not know; of bytes that are none, base64."""
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return base64.b64encode(value).decode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _cell(value: Any) -> Any:
@@ -388,7 +451,9 @@ def without_surrogates(value: Any) -> Any:
         return value if value.isascii() else _SURROGATE.sub("\ufffd", value)
     if isinstance(value, dict):
         return {without_surrogates(key): without_surrogates(one) for key, one in value.items()}
-    return [without_surrogates(one) for one in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return type(value)(map(without_surrogates, value))
+    return value
 
 
 def _umask() -> int:
