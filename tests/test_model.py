@@ -265,6 +265,20 @@ def test_padding_may_stand_left_in_rows_cut_into_windows(model: BertCNN, tokeniz
     torch.testing.assert_close(logits_of(model, **left), logits_of(model, **batch), atol=2e-5, rtol=0)
 
 
+def test_padding_may_stand_left_in_short_rows(model: BertCNN, tokenizer: PieceTokenizer) -> None:
+    model.encoder.embeddings.position_embeddings.weight.data *= 30  # so that a shift would show
+    batch = batch_of(tokenizer, SHORT)
+    lengths = batch["attention_mask"].sum(dim=1)
+    assert len(lengths.unique()) > 1
+    width = batch["input_ids"].shape[1]
+    shift = (torch.arange(width) - (width - lengths)[:, None]) % width
+    left = {name: values.gather(1, shift) for name, values in batch.items()}
+    assert (left["attention_mask"][:, -1] == 1).all()
+    torch.testing.assert_close(logits_of(model, **left), logits_of(model, **batch), atol=2e-5, rtol=0)
+    positions = torch.arange(width).expand_as(left["input_ids"])
+    assert not torch.allclose(logits_of(model, **left, position_ids=positions), logits_of(model, **batch), atol=1e-3)
+
+
 def test_token_types_reach_the_encoder(model: BertCNN, tokenizer: PieceTokenizer) -> None:
     batch = batch_of(tokenizer, SHORT)
     model.encoder.embeddings.token_type_embeddings.weight.data *= 30

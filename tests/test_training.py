@@ -117,10 +117,33 @@ def test_long_texts_are_read_whole(quick: Settings) -> None:
     assert cut.dev.headlines["accuracy"].value < 0.8
 
 
-def test_the_best_epoch_is_kept(splits: Splits, quick: Settings) -> None:
+def test_the_best_epoch_is_kept(splits: Splits, quick: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "FEW_DEV_TEXTS", 40)
     trained = train(splits, change(quick, {"method": "frozen", "head_learning_rate": 0.05, "patience": 4}))
     scores = [h["eval_accuracy"] for h in trained.history if "eval_accuracy" in h]
     assert trained.dev.headlines["accuracy"].value == pytest.approx(max(float(str(s)) for s in scores), abs=0.051)
+
+
+def test_few_dev_texts_choose_no_epoch(splits: Splits, quick: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = change(quick, {"method": "frozen", "head_epochs": 6, "patience": 3})
+
+    def weights(fewest: int, step: float) -> tuple[torch.Tensor, int]:
+        """Train with dev scores that rise or fall by a step an epoch; return weights and the number of epochs."""
+        scores = itertools.count(0.5, step)
+        monkeypatch.setattr(stage, "score_epoch", lambda _: {"accuracy": next(scores)})
+        monkeypatch.setattr(training, "FEW_DEV_TEXTS", fewest)
+        trained = train(splits, given)
+        return trained.predictor.model.head.cnn.weight, sum("eval_accuracy" in one for one in trained.history)
+
+    assert len(splits.dev) == 40
+    last, epochs = weights(fewest=40, step=0.01)
+    assert epochs == 6
+    first, epochs = weights(fewest=40, step=-0.01)
+    assert epochs == 4
+    assert not torch.equal(first, last)
+    kept, epochs = weights(fewest=41, step=-0.01)
+    assert epochs == 6
+    assert torch.equal(kept, last)
 
 
 def test_few_texts_make_small_batches(splits: Splits, quick: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +228,7 @@ def test_a_resumed_run_has_no_more_patience(
         return {"accuracy": 0.9 if call == 1 else 0.5}
 
     monkeypatch.setattr(stage, "score_epoch", scores)
+    monkeypatch.setattr(training, "FEW_DEV_TEXTS", 0)
     given = change(quick, {"method": "frozen", "head_epochs": 9, "patience": 3})
     with pytest.raises(TrainingError, match="cut off"):
         train(splits, given, checkpoints=tmp_path)

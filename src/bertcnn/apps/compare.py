@@ -92,6 +92,8 @@ def compare(
         "filelock",
     )
     plan = _plan(values, config, setting or [])
+    if source is not None:
+        _check_is_alone(plan, output)
     if plan.tune > 1:
         _need("optuna")
     _run(plan, output)
@@ -149,6 +151,19 @@ def _plan(values: dict[str, Any], config: Path | None, changes: list[str]) -> "P
     return make_plan({**asdict(plan), **values, **networks})
 
 
+def _check_is_alone(plan: "Plan", folder: Path) -> None:
+    """Refuse a folder with a study of other data: its tests and these would be corrected for each other."""
+    from bertcnn.study.plan import read_plan
+
+    note = folder / "plan.toml"
+    others = {task.name for task in read_plan(note).data} - {task.name for task in plan.data} if note.is_file() else ()
+    if others:
+        raise StudyError(
+            f"{folder} holds a study of {', '.join(sorted(others))}. Give another --output, or to answer over many "
+            "data sets together a --config that names them all."
+        )
+
+
 def _run(plan: "Plan", folder: Path) -> None:
     from bertcnn.study.report import write_report
     from bertcnn.study.runner import run_study
@@ -158,13 +173,15 @@ def _run(plan: "Plan", folder: Path) -> None:
     except KeyboardInterrupt:
         err.print(f"\nStopped. Give the same command to go on with {folder}.", highlight=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
-    _say_verdict(write_report(folder), folder)
+    found = write_report(folder)
+    _say_verdict(found, folder)
+    if not found.counts["done"]:
+        raise StudyError("No run was done: what went wrong stands in the table.")
 
 
 def _say_verdict(found: "Report", folder: Path) -> None:
     for data in found.data:
-        sizes = ", ".join(f"{name} {count:,}" for name, count in data.texts.items())
-        out.print(f"[bold]{escape(data.name)}[/]: {sizes} texts; 95 % intervals", highlight=False)
+        out.print(f"[bold]{escape(data.name)}[/], texts: {data.sizes}; 95 % intervals", highlight=False)
         table = Table(show_edge=False)
         table.add_column("system", no_wrap=True)
         for name in ("test, %", "interval", "dev, %", "train, s", "texts/s"):
@@ -176,7 +193,8 @@ def _say_verdict(found: "Report", folder: Path) -> None:
         out.print(f"[bold]{escape(answer.asks)}[/]", highlight=False)
         where = f"{escape(answer.data)}: " if len(found.data) > 1 else ""
         out.print(Padding(f"{where}{escape(answer.sentence)}", (0, 0, 0, 2)), highlight=False)
-    for note in found.notes:
+    warnings = [text if count == 1 else f"{text} ({count} runs)" for text, count in found.warnings.items()]
+    for note in (*warnings, *found.notes):
         err.print(f"[yellow]Mind:[/] {escape(note)}", highlight=False, soft_wrap=True)
     out.print(f"\nThe report is [bold]{escape(str(folder / 'report.html'))}[/].", highlight=False, soft_wrap=True)
     if (folder / "model").is_dir():

@@ -126,22 +126,45 @@ def show_scores(scores: "Evaluation", title: str) -> None:
         interval = f"{estimate.low:.3f} to {estimate.high:.3f}"
         table.add_row(name.replace("_", " ").replace("f1", "F1"), f"{estimate.value:.3f}", interval)
     out.print(table)
-    columns = Table(show_edge=False)
-    columns.add_column("label")
-    for name in ("precision", "recall", "F1", "texts"):
-        columns.add_column(name, justify="right")
+    for wide in _labels_shown(scores):
+        out.print(wide)
+
+
+def _labels_shown(scores: "Evaluation") -> list[Table]:
+    """Return a table of the labels' scores with what each was taken for; two tables where one is too wide."""
     names = list(scores.labels)
-    confused = scores.confusion is not None and len(names) <= SHOWN_LABELS
-    if confused:
-        for name in names:
-            columns.add_column(f"as {escape(name)}", justify="right", style="dim")
+    confusion = scores.confusion if len(names) <= SHOWN_LABELS else None
+
+    def started(title: str = "") -> Table:
+        table = Table(title=title or None, title_justify="left", show_edge=False)
+        table.add_column("label", overflow="fold")
+        return table
+
+    def with_scores(table: Table) -> Table:
+        for name in ("precision", "recall", "F1", "texts"):
+            table.add_column(name, justify="right", no_wrap=True)
+        return table
+
+    def with_confusion(table: Table, before: str) -> Table:
+        for name in names if confusion is not None else ():
+            table.add_column(f"{before}{escape(name)}", justify="right", style="dim", overflow="fold")
+        return table
+
+    rows = []
     for i, (name, row) in enumerate(scores.labels.items()):
         is_seen = row["support"] or scores.confusion is None or any(line[i] for line in scores.confusion)
         shares = [f"{row[key]:.3f}" if is_seen else "-" for key in ("precision", "recall", "f1")]
-        cells = [*shares, f"{row['support']:,}"]
-        extra = list(map(str, scores.confusion[i])) if confused and scores.confusion is not None else []
-        columns.add_row(escape(name), *cells, *extra)
-    out.print(columns)
+        rows.append((escape(name), [*shares, f"{row['support']:,}"], list(map(str, confusion[i])) if confusion else []))
+    both = with_confusion(with_scores(started()), "as ")
+    for name, cells, counts in rows:
+        both.add_row(name, *cells, *counts)
+    if not confusion or out.measure(both).maximum <= out.width:
+        return [both]
+    apart = with_scores(started()), with_confusion(started("Taken for"), "")
+    for name, cells, counts in rows:
+        apart[0].add_row(name, *cells)
+        apart[1].add_row(name, *counts)
+    return list(apart)
 
 
 def show_operation(operation: "Operation") -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils.import_utils import is_tracing
 
 from bertcnn.errors import SettingsError
 from bertcnn.network.cnn import TextCNN
@@ -263,7 +264,8 @@ class BertCNN(PreTrainedModel):
         Args:
             input_ids: Pieces, int64 ``(B, T)``; or, with ``source``, windows ``(N, L)``. Rows
                 longer than the encoder reads at once are cut into windows here.
-            attention_mask: 1 at pieces and 0 at padding, of the same shape.
+            attention_mask: 1 at pieces and 0 at padding, of the same shape. Rows with padding before their pieces
+                are read as if it stood behind them, unless ``position_ids`` are given.
             token_type_ids: Which of two texts a piece belongs to, int64, of the same shape; for encoders that take it.
             inputs_embeds: Instead of ``input_ids``, float ``(B, T, D)``.
             labels: int64 ``(B,)``, or for many labels a text 0 and 1, ``(B, K)``.
@@ -286,8 +288,10 @@ class BertCNN(PreTrainedModel):
             attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
         named = {"input_ids": input_ids, "token_type_ids": token_type_ids, "inputs_embeds": inputs_embeds}
         tokens = {name: values for name, values in named.items() if values is not None}
-        if source is None and given.shape[1] > self.config.window_length:
-            if inputs.get("position_ids") is not None:
+        is_long = given.shape[1] > self.config.window_length
+        has_positions = inputs.get("position_ids") is not None
+        if source is None and (is_long or (not has_positions and _is_padded_before(attention_mask))):
+            if has_positions:
                 raise ValueError(
                     f"Got position_ids for rows of {given.shape[1]} pieces, expected none: rows longer than "
                     f"{self.config.window_length} are read in windows, whose positions begin anew."
@@ -352,6 +356,17 @@ class BertCNN(PreTrainedModel):
         if model.config.freeze_encoder:  # loading makes all weights anew, ready for training
             model.encoder.requires_grad_(False)
         return cast(Self, loaded)
+
+
+def _is_padded_before(attention_mask: Tensor) -> bool:
+    """Return whether padding stands before pieces, which encoders with learned positions would count as pieces.
+
+    A graph that is being recorded cannot hang on it.
+    """
+    if is_tracing(attention_mask) or attention_mask.is_meta or attention_mask.dim() != 2:
+        return False
+    kept = attention_mask.bool()
+    return bool((~kept[:, :1] & kept.any(dim=1, keepdim=True)).any())
 
 
 def batch_tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -79,10 +79,16 @@ class Row:
 
 @dataclass(frozen=True)
 class DataSet:
-    """All that is shown of one data set. Keys of the dicts are systems, unless said."""
+    """All that is shown of one data set. Keys of the dicts are systems, unless said.
+
+    Attributes:
+        texts: Texts of one run, by split.
+        tested: Different texts that all runs were tested on.
+    """
 
     name: str
     texts: dict[str, int]
+    tested: int
     labels: tuple[str, ...]
     fingerprints: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -93,6 +99,14 @@ class DataSet:
     transfer: dict[str, dict[str, float]]
     reliability: dict[str, tuple[tuple[float, float, int], ...]]
     contrast: Contrast | None
+
+    @property
+    def sizes(self) -> str:
+        """The numbers of texts, in words."""
+        said = ", ".join(f"{part} {count:,}" for part, count in self.texts.items())
+        if self.tested > self.texts.get("test", self.tested):
+            said += f" a run, {self.tested:,} tested in all runs"
+        return said or "no run was done"
 
 
 @dataclass(frozen=True)
@@ -146,7 +160,6 @@ def find(study: Study) -> Report:
     data = tuple(_data_set(study, name, ladder, examples[name], verdict) for name in names)
     questions = dict.fromkeys(one.question for one in verdict)
     groups = {q: [one for one in verdict if one.question == q] for q in questions}
-    warned = Counter(str(text) for run in study.runs for text in run.line.get("warnings") or ())
     return Report(
         title=f"{study.folder.resolve().name}: systems compared",
         verdict=verdict,
@@ -160,9 +173,22 @@ def find(study: Study) -> Report:
             "missing": study.missing,
             "broken": study.broken,
         },
-        warnings=dict(warned.most_common()),
+        warnings=_warnings(study),
         notes=tuple(dict.fromkeys([*study.notes, *contradictions(verdict)])),
     )
+
+
+def _warnings(study: Study) -> dict[str, int]:
+    """Return what runs warned of, on which data and of which systems if not of all, and how often."""
+    warned: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for run in study.runs:
+        for text in run.line.get("warnings") or ():
+            warned[run.data, str(text)][run.system] += 1
+    found = {}
+    for (data, text), systems in warned.items():
+        whose = "" if len(systems) == len({run.system for run in study.of(data)}) else f", {', '.join(systems)}"
+        found[f"{data}{whose}: {text}"] = systems.total()
+    return dict(sorted(found.items(), key=lambda one: -one[1]))
 
 
 def _ladder(study: Study) -> tuple[str, ...]:
@@ -211,13 +237,13 @@ def _data_set(
     pooled = {one: found for one in ladder if (found := study.pooled(name, one)) is not None}
     sized = next((run for run in [*runs, *study.of(name, fraction=None)] if run.done), None)
     texts = {part: int(n) for part in ("train", "dev", "test") if sized and (n := sized.number("texts", part))}
-    if pooled:
-        texts["test"] = max(len(np.unique(found.outcomes.example)) for found in pooled.values())
+    tested = max((len(np.unique(found.outcomes.example)) for found in pooled.values()), default=0)
     here = [one for one in verdict if one.data == name]
     labels = sized.labels if sized else ()
     return DataSet(
         name=name,
         texts=texts,
+        tested=tested,
         labels=labels,
         fingerprints=tuple(dict.fromkeys(str(r.line["fingerprint"]) for r in runs if r.line.get("fingerprint"))),
         rows=_rows(study, name, ladder),

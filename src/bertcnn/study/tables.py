@@ -225,10 +225,9 @@ def made(report: Report) -> Table:
     counts = report.counts
     values["Runs"] = f"{counts['done']} done, {counts['failed']} failed, {counts['missing']} not run"
     for data in report.data:
-        sizes = ", ".join(f"{part} {count:,}" for part, count in data.texts.items())
         prints = ", ".join(one[:16] for one in data.fingerprints[:3])
         more = f" and {len(data.fingerprints) - 3} more" if len(data.fingerprints) > 3 else ""
-        values[f"Data {data.name}"] = f"{sizes}; {len(data.labels)} labels; sha256 {prints or 'unknown'}{more}"
+        values[f"Data {data.name}"] = f"{data.sizes}; {len(data.labels)} labels; sha256 {prints or 'unknown'}{more}"
     return Table(("", ""), tuple(Line((word(name), word(value))) for name, value in values.items() if value))
 
 

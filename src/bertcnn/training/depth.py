@@ -130,17 +130,17 @@ def choose(trials: Sequence[Trial], *, metric: str, tolerance: float, budget_ms:
     return min((one for one in trials if _goodness(one, metric) >= enough), key=lambda one: one.depth)
 
 
-def one_standard_error(trials: Sequence[Trial], *, texts: int) -> float:
-    """Return the standard error of the best score in points, taking it for a share of so many texts.
+def standard_error(share: float, *, texts: int) -> float:
+    """Return the standard error of a share of so many texts, in points.
 
-    A simpler model within one standard error of the best is taken for as good. Of a mean of shares, such as macro F1,
-    it is about right.
+    What is within one standard error of the best is taken for as good. Of a mean of shares, such as macro F1, it is
+    about right. One right and one wrong text are added, for all of six right do not tell that none will be wrong.
 
     Source:
-        Breiman et al. (1984), "Classification and Regression Trees", sec. 3.4.3.
+        Breiman et al. (1984), "Classification and Regression Trees", sec. 3.4.3; Laplace's rule of succession.
     """
-    best = max(one.score for one in trials)
-    return math.sqrt(best * (1 - best) / texts) / POINT
+    share = (share * texts + 1) / (texts + 2)
+    return math.sqrt(share * (1 - share) / texts) / POINT
 
 
 def _goodness(trial: Trial, metric: str) -> float:

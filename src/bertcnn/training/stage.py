@@ -1,7 +1,7 @@
 """One stage of training: Hugging Face's Trainer, composed and not subclassed.
 
 A stage trains either the head on cached states, or the whole model on pieces; both read the
-same truth, keep the epoch with the best dev score, and can be taken up again after a kill.
+same truth, keep the epoch with the best dev score where dev can tell, and can be taken up again after a kill.
 """
 
 import json
@@ -98,7 +98,12 @@ def _truth(items: Sequence[Item]) -> Tensor:
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage trains on, and for how long."""
+    """What one stage trains on, and for how long.
+
+    Attributes:
+        chooses: Keep the epoch with the best dev score, and stop where there was no better one for long; else
+            go through all and keep the last.
+    """
 
     name: str
     train: TextSet
@@ -107,6 +112,7 @@ class Stage:
     epochs: int
     metric: str
     folder: Path
+    chooses: bool = True
 
 
 def run_stage(
@@ -117,7 +123,7 @@ def run_stage(
     *,
     resume: bool,
 ) -> list[dict[str, float]]:
-    """Train a module in place and leave it with its best epoch's weights; return Trainer's log.
+    """Train a module in place and leave it with the weights of the epoch that is kept; return Trainer's log.
 
     A stage that was finished before the run was killed is not trained again.
 
@@ -156,7 +162,7 @@ def run_stage(
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=1,
-        load_best_model_at_end=True,
+        load_best_model_at_end=stage.chooses,
         restore_callback_states_from_checkpoint=True,  # how many epochs were no better
         metric_for_best_model=stage.metric,
         greater_is_better=stage.metric != "log_loss",
@@ -180,7 +186,7 @@ def run_stage(
         eval_dataset=stage.dev,
         compute_metrics=score_epoch,
         optimizers=(optimizer, None),
-        callbacks=[EarlyStoppingCallback(settings.patience), *callbacks],
+        callbacks=[*([EarlyStoppingCallback(settings.patience)] if stage.chooses else []), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     last = _last_whole_checkpoint(stage.folder) if resume else None

@@ -33,7 +33,7 @@ from bertcnn.text.tokens import Pieces, PieceTokenizer
 from bertcnn.training.build import build_model
 from bertcnn.training.callbacks import Clock, Interruption, ProgressBar, Watchdog, encoding_bar
 from bertcnn.training.contrast import contrasts
-from bertcnn.training.depth import DepthCurve
+from bertcnn.training.depth import POINT, DepthCurve, standard_error
 from bertcnn.training.depth_search import DepthSearch, Scored, at, median_text
 from bertcnn.training.stage import (
     Stage,
@@ -47,6 +47,9 @@ from bertcnn.training.stage import (
 
 FEW_TEXTS, SMALL_BATCH, BATCH = 1000, 8, 32
 """Fewer texts than these make too few steps in batches of 32. Source: docs/design/0012-few-texts.md."""
+
+FEW_DEV_TEXTS = 100
+"""Fewer than these cannot tell epochs apart: chance would choose. Source: the same."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,11 @@ class _Run:
     def train(self, splits: Splits, truths: dict[str, Truth], also_encode: Sequence[str]) -> None:
         method, training = self.settings.training.method, self.settings.training
         self.truths, self.pool = truths, self._pool(splits, also_encode)
+        self.chooses = len(splits.dev) >= FEW_DEV_TEXTS
+        if not self.chooses:
+            self.console.print(
+                f"  Too few dev texts to choose an epoch on ({len(splits.dev)}): the last one is kept.", highlight=False
+            )
         if self.settings.model.depth == "half-or-all" and self.model.config.num_hidden_layers < 2:
             self.settings = at(self.settings, "all")  # there is nothing to choose from
         elif self.settings.model.searches_depth:
@@ -211,7 +219,7 @@ class _Run:
         if method != "frozen":
             kept = {name: weight.clone() for name, weight in self.model.state_dict().items()}
             after = self._stage("finetune", training.epochs, None, resume=self.resume)
-            if before is not None and after < before:
+            if before is not None and after < before - self._doubt(before):
                 self.model.load_state_dict(kept)
                 self.warnings.append(
                     f"finetune was no better on dev than the head alone ({abs(after):.3f}, {abs(before):.3f}), whose "
@@ -233,7 +241,7 @@ class _Run:
         epochs = self.settings.training.head_epochs
         log, warnings = self._fit(model, self.folder / name, "head", epochs, states, resume=self.resume)
         seconds = [entry["seconds"] for entry in log if "seconds" in entry]
-        return Scored(abs(self._best(log)), seconds[-1], warnings)
+        return Scored(abs(self._score(log)), seconds[-1], warnings)
 
     def encode(self, model: BertCNN) -> States:
         """Encode the texts of all splits, or find their states in the cache."""
@@ -275,11 +283,11 @@ class _Run:
             self._head_is_trained = _move(self.folder / chosen.name, self.folder / "head")
 
     def _stage(self, name: str, epochs: int, states: States | None, *, resume: bool) -> float:
-        """Train one stage; return its best dev score, greater being better."""
+        """Train one stage; return the dev score of the epoch that was kept, greater being better."""
         log, warnings = self._fit(self.model, self.folder / name, name, epochs, states, resume=resume)
         self.history += [{"stage": name, **entry} for entry in log]
         self.warnings += warnings
-        return self._best(log)
+        return self._score(log)
 
     def _fit(
         self, model: BertCNN, folder: Path, name: str, epochs: int, states: States | None, *, resume: bool
@@ -291,16 +299,23 @@ class _Run:
         }
         whole = collate_pieces(model.config.windowing, self.tokenizer.pad_id)
         collate = whole if states is None else collate_states(states)
-        stage = Stage(name, sets["train"], sets["dev"], collate, epochs, metric, folder)
+        stage = Stage(name, sets["train"], sets["dev"], collate, epochs, metric, folder, self.chooses)
         watchdog, show = Watchdog(name), ProgressBar(self.console, folder.name, metric)
         module = model if states is None else model.head
         with Interruption() as interruption:
             log = run_stage(module, stage, training, [Clock(), watchdog, interruption, show], resume=resume)
         return log, watchdog.warnings
 
-    def _best(self, log: Sequence[dict[str, float]]) -> float:
+    def _score(self, log: Sequence[dict[str, float]]) -> float:
         sign = -1.0 if self.metric == "log_loss" else 1.0
-        return max(sign * entry[f"eval_{self.metric}"] for entry in log if f"eval_{self.metric}" in entry)
+        scores = [sign * entry[f"eval_{self.metric}"] for entry in log if f"eval_{self.metric}" in entry]
+        return max(scores) if self.chooses else scores[-1]
+
+    def _doubt(self, score: float) -> float:
+        """Return by how much a dev score may be worse than another before it is taken for worse."""
+        if self.chooses or self.metric == "log_loss":
+            return 0.0
+        return standard_error(score, texts=len(self.pool.rows["dev"])) * POINT
 
     def _pool(self, splits: Splits, also_encode: Sequence[str]) -> "_Pool":
         """Cut all distinct texts into pieces, the longest ones short, so that one cannot fill the memory.
