@@ -17,7 +17,7 @@ import typer
 import bertcnn
 from bertcnn import Predictor
 from bertcnn.apps.cli import app, main
-from bertcnn.apps.show import err, say_findings, show_rows, show_scores
+from bertcnn.apps.show import err, out, say_findings, show_rows, show_scores
 from bertcnn.inference.metrics import evaluate
 from bertcnn.settings import all_settings, read_settings
 from bertcnn.text.dataset import Examples, Splits
@@ -465,6 +465,23 @@ def test_labels_that_no_score_speaks_for_are_said(capsys: pytest.CaptureFixture[
     assert ["odd", "-", "-", "-", "0", "0", "0", "0"] in rows
     assert ["good", "1.000", "1.000", "1.000", "1", "0", "1", "0"] in rows
     assert ["log", "loss", "0.000", "0.000", "to"] in [row[:5] for row in rows]
+
+
+def test_scores_are_whole_where_labels_are_many_and_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["abbreviation", "description", "entity", "human", "location", "number"]
+    monkeypatch.setattr(out, "_width", 80)
+    show_scores(evaluate(np.arange(6), np.eye(6), names), "m")
+    said = capsys.readouterr().out
+    rows = [" ".join(line.replace("│", " ").split()) for line in said.splitlines()]
+    assert "number 1.000 1.000 1.000 1" in rows
+    assert "number 0 0 0 0 0 1" in rows
+    assert max(map(len, said.splitlines())) <= 80
+    monkeypatch.setattr(out, "_width", 160)
+    show_scores(evaluate(np.arange(6), np.eye(6), names), "m")
+    rows = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
+    assert "number 1.000 1.000 1.000 1 0 0 0 0 0 1" in rows
 
 
 def test_a_text_neither_steers_nor_fills_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from bertcnn.apps.cli import app
 from bertcnn.apps.compare import _name_of, _plan, _with_depth
@@ -47,6 +47,43 @@ def test_a_file_is_compared_and_reported(reviews: Path, tmp_path: Path) -> None:
     assert again.exit_code == 0, again.output
     assert (study / "report.html").read_text() == page
     assert len((study / "results.csv").read_text().splitlines()) == 1 + len(lines)
+
+
+def test_a_file_joins_no_study_of_another(reviews: Path, tmp_path: Path) -> None:
+    def compare(source: Path, *more: str) -> Result:
+        columns = ["--text", "review", "--label", "stars", "--output", str(tmp_path / "study")]
+        return runner.invoke(app, ["compare", str(source), *columns, "--systems", "majority", *more])
+
+    assert compare(reviews).exit_code == 0
+    assert compare(reviews, "--seeds", "2").exit_code == 0
+    before = (tmp_path / "study" / "results.jsonl").read_bytes()
+    done = compare(reviews.rename(tmp_path / "others.csv"))
+    assert isinstance(done.exception, StudyError)
+    assert "holds a study of reviews. Give another --output" in str(done.exception)
+    assert (tmp_path / "study" / "results.jsonl").read_bytes() == before
+
+
+def test_sizes_and_leaks_are_told(reviews: Path, tmp_path: Path) -> None:
+    columns = ["--text", "review", "--label", "stars", "--systems", "majority,tfidf"]
+    done = runner.invoke(app, ["compare", str(reviews), *columns, "--folds", "4", "--output", str(tmp_path / "a")])
+    assert done.exit_code == 0, done.output
+    said = "train 67, dev 8, test 25 a run, 100 tested in all runs"
+    assert f"reviews, texts: {said};" in " ".join(done.stdout.split())
+    assert said in (tmp_path / "a" / "report.md").read_text()
+    done = runner.invoke(
+        app, ["compare", str(reviews), *columns, "--test", str(reviews), "--output", str(tmp_path / "b")]
+    )
+    assert "Mind: reviews: 90 texts are in both train and test (2 runs)" in " ".join(done.stderr.split())
+
+
+def test_where_every_run_fails_so_does_the_command(reviews: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    command = ["compare", str(reviews), "--text", "review", "--label", "stars", "--output", str(study)]
+    done = runner.invoke(app, [*command, "--systems", "bert-mean-frozen@half", "--set", "encoder=./none"])
+    assert isinstance(done.exception, StudyError)
+    assert "No run was done" in str(done.exception)
+    assert "texts: no run was done" in done.stdout
+    assert (study / "report.html").is_file()
 
 
 def test_flags_go_over_a_file(tmp_path: Path) -> None:

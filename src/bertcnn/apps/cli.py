@@ -215,11 +215,13 @@ def _write(
 def _say_counts(number: int, counts: Counter[str], seconds: float) -> None:
     """Say how many texts were classified, how fast, and as what."""
     blank = counts.pop("", 0)
-    shares = ", ".join(f"{name.removeprefix('=')} {count}" for name, count in counts.most_common(SHOWN_LABELS))
+    shares = ": " * bool(counts) + ", ".join(
+        f"{name.removeprefix('=')} {count}" for name, count in counts.most_common(SHOWN_LABELS)
+    )
     rest = ", ..." if len(counts) > SHOWN_LABELS else ""
     empty = f" ({blank} of them empty)" if blank else ""
     err.print(
-        f"{counted(number)}{empty} in {seconds:.1f} s ({rate(number, seconds)} a second): {escape(shares)}{rest}",
+        f"{counted(number)}{empty} in {seconds:.1f} s ({rate(number, seconds)} a second){escape(shares)}{rest}",
         highlight=False,
         soft_wrap=True,
     )

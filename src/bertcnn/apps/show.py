@@ -158,7 +158,7 @@ def _labels_shown(scores: "Evaluation") -> list[Table]:
     both = with_confusion(with_scores(started()), "as ")
     for name, cells, counts in rows:
         both.add_row(name, *cells, *counts)
-    if not confusion or out.measure(both).maximum <= out.width:
+    if not confusion or out.measure(both, options=out.options.update(max_width=10_000)).maximum <= out.width:
         return [both]
     apart = with_scores(started()), with_confusion(started("Taken for"), "")
     for name, cells, counts in rows:

@@ -102,7 +102,10 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
         else:
             kept = set(stratified_rows(examples, settings.data.dev_fraction, seed=settings.training.seed))
             if not kept:
-                raise DataError(f"{len(texts)} texts are too few to keep a share of {self.dev_fraction} to choose on.")
+                raise DataError(
+                    f"{len(texts)} texts, {len(set(texts))} of them different, are too few to keep a share of "
+                    f"{self.dev_fraction} to choose on."
+                )
             rest = (i for i in range(len(texts)) if i not in kept)
             splits = Splits(examples.pick(rest, "train"), examples.pick(sorted(kept), "dev"))
         self._warn_of_single_texts(y)
