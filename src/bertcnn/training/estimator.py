@@ -102,9 +102,9 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
         else:
             kept = set(stratified_rows(examples, settings.data.dev_fraction, seed=settings.training.seed))
             if not kept:
+                different = f": {len(set(texts))} are different" if len(set(texts)) < len(texts) else ""
                 raise DataError(
-                    f"{len(texts)} texts, {len(set(texts))} of them different, are too few to keep a share of "
-                    f"{self.dev_fraction} to choose on."
+                    f"{len(texts)} texts are too few to keep a share of {self.dev_fraction} to choose on{different}."
                 )
             rest = (i for i in range(len(texts)) if i not in kept)
             splits = Splits(examples.pick(rest, "train"), examples.pick(sorted(kept), "dev"))
