@@ -1,0 +1,118 @@
+"""Some dozens to some hundred labelled texts: what `train` makes of them, against regression on the mean of states.
+
+    OMP_NUM_THREADS=1 python bench/fewtexts.py --data ../shared/data --output runs/fewtexts.jsonl
+    python bench/fewtexts.py --table runs/fewtexts.jsonl
+
+Each system gets the same texts and no others: ours take from among them those to choose on. Scored on the dev texts of
+bench/recipes.py; the test splits are never read. What is in the output already is not trained again.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from bertcnn import BertCNNClassifier
+from bertcnn.settings import Settings
+from bertcnn.study.systems import MeanStates
+from bertcnn.training import train as training
+from recipes import FILES, parts_of, read
+
+POOL, SCORED = 2000, 500
+Texts, Labels = Sequence[str], Sequence[Any]
+Make = Callable[[Texts, Labels, int], Any]
+
+
+def mean(depth: str) -> Make:
+    """Logistic regression, at scikit-learn's defaults, on the mean of the last states."""
+
+    def make(texts: Texts, labels: Labels, seed: int) -> Any:
+        regression = LogisticRegression(max_iter=2000, random_state=seed)
+        return make_pipeline(MeanStates(Settings(), depth), regression).fit(list(texts), list(labels))
+
+    return make
+
+
+def ours(*, fewest: int = training.FEW_DEV_TEXTS, **changes: Any) -> Make:
+    """What `train` does, choosing an epoch on dev where dev has so many texts."""
+
+    def make(texts: Texts, labels: Labels, seed: int) -> Any:
+        with patch.object(training, "FEW_DEV_TEXTS", fewest):
+            return BertCNNClassifier(seed=seed, report_to="none", **changes).fit(texts, labels)
+
+    return make
+
+
+SYSTEMS = {
+    "mean, half": mean("half"),
+    "mean, all": mean("all"),
+    "frozen half, chosen": ours(fewest=0, method="frozen", depth="half"),
+    "frozen half, last": ours(fewest=10**9, method="frozen", depth="half"),
+    "train": ours(),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--output", type=Path, default=Path("runs/fewtexts.jsonl"))
+    parser.add_argument("--systems", nargs="*", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--sets", nargs="*", choices=FILES, default=["sst2", "trec6", "cr", "mr"])
+    parser.add_argument("--texts", nargs="*", type=int, default=[64, 128, 256, 500, 1000])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2, 3], help="other texts, other beginnings")
+    parser.add_argument("--table", type=Path, help="only show what a file holds, against its first system")
+    options = parser.parse_args()
+    if options.table:
+        show(read(options.table))
+        return
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    cells = [
+        (n, s, d, name) for n in options.texts for s in options.seeds for d in options.sets for name in options.systems
+    ]
+    for count, seed, data, name in cells:
+        if any(key(one) == (count, seed, data, name) for one in read(options.output)):
+            continue
+        splits = parts_of(options.data, data, POOL)
+        rows = np.random.default_rng(100 + seed).permutation(len(splits.train))[:count]
+        learned = splits.train.pick(map(int, rows), "train")
+        started = time.perf_counter()
+        made = SYSTEMS[name](learned.texts, learned.labels, seed)
+        seconds = time.perf_counter() - started
+        answers = made.predict(list(splits.dev.texts[:SCORED]))
+        right = float(np.mean([one == label for one, label in zip(answers, splits.dev.labels[:SCORED], strict=True)]))
+        record = {"system": name, "set": data, "texts": count, "seed": seed, "accuracy": right, "seconds": seconds}
+        with options.output.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        print(name, data, count, seed, f"{100 * right:.1f}", flush=True)
+
+
+def key(record: dict[str, Any]) -> tuple[int, int, str, str]:
+    return record["texts"], record["seed"], record["set"], record["system"]
+
+
+def show(records: Sequence[dict[str, Any]]) -> None:
+    """Print accuracies in the mean over seeds, and differences from the first with twice their standard error."""
+    right = {key(one): 100 * one["accuracy"] for one in records}
+    names = list(dict.fromkeys(one["system"] for one in records))
+    for count in sorted({one["texts"] for one in records}):
+        cells = {cell[1:3] for cell in right if cell[0] == count}
+        both = sorted(cell for cell in cells if all((count, *cell, name) in right for name in names))
+        print(f"{count:,} texts, {len(both)} trainings each")
+        for name in names if both else ():
+            here = np.array([right[count, *cell, name] for cell in both])
+            change = here - np.array([right[count, *cell, names[0]] for cell in both])
+            by_set = {s: here[[i for i, cell in enumerate(both) if cell[1] == s]].mean() for _, s in both}
+            error = 2 * change.std(ddof=1) / np.sqrt(len(both))
+            said = ", ".join(f"{s} {value:.1f}" for s, value in by_set.items())
+            print(f"  {name}: {here.mean():.1f}; {said}; {change.mean():+.1f} +- {error:.1f}")
+
+
+if __name__ == "__main__":
+    main()
