@@ -26,7 +26,8 @@ from bertcnn.training import train as training
 from recipes import FILES, parts_of, read
 
 POOL, SCORED = 2000, 500
-Texts, Labels = Sequence[str], Sequence[Any]
+Texts = Sequence[str]
+Labels = Sequence[Any]
 Make = Callable[[Texts, Labels, int], Any]
 
 
