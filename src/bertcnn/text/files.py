@@ -344,7 +344,7 @@ def _write_parquet(stream: IO[bytes], rows: Iterable[Row], like: Path) -> int:
     writer: Any = None
     count = 0
     try:
-        for chunk in _chunks(_alike(rows)):
+        for chunk in _chunks({without_surrogates(name): value for name, value in row.items()} for row in _alike(rows)):
             before = None if writer is None else writer.schema
             table = pa.table({name: _column(chunk, name, known, before) for name in chunk[0]})
             writer = writer or parquet.ParquetWriter(stream, table.schema)
