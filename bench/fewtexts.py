@@ -101,8 +101,8 @@ def key(record: dict[str, Any]) -> tuple[int, int, str, str]:
 def show(records: Sequence[dict[str, Any]]) -> None:
     """Print accuracies in the mean over seeds, and differences from the first with twice their standard error."""
     right = {key(one): 100 * one["accuracy"] for one in records}
-    names = list(dict.fromkeys(one["system"] for one in records))
     for count in sorted({one["texts"] for one in records}):
+        names = list(dict.fromkeys(one["system"] for one in records if one["texts"] == count))
         cells = {cell[1:3] for cell in right if cell[0] == count}
         both = sorted(cell for cell in cells if all((count, *cell, name) in right for name in names))
         print(f"{count:,} texts, {len(both)} trainings each")

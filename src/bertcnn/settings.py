@@ -103,11 +103,11 @@ class TrainingSettings:
     warmup: float = _setting(0.1, "Share of the steps in which the learning rate rises; it falls linearly after.")
     max_gradient_norm: float = _setting(1.0, "Longer gradients are shortened to this.")
     patience: int = _setting(
-        3, "Stop after so many epochs without a better dev score; with fewer than 100 dev texts never."
+        3, "Stop after so many epochs without a better dev score; with fewer than 300 dev texts never."
     )
     metric: Literal["auto", "accuracy", "macro_f1", "micro_f1", "log_loss"] = _setting(
         "auto",
-        "Dev score that keeps the best epoch, of 100 dev texts or more; auto: accuracy, or macro_f1 where texts have "
+        "Dev score that keeps the best epoch, of 300 dev texts or more; auto: accuracy, or macro_f1 where texts have "
         "many labels.",
     )
     tolerance: float = _setting(

@@ -48,7 +48,7 @@ from bertcnn.training.stage import (
 FEW_TEXTS, SMALL_BATCH, BATCH = 1000, 8, 32
 """Fewer texts than these make too few steps in batches of 32. Source: docs/design/0012-few-texts.md."""
 
-FEW_DEV_TEXTS = 100
+FEW_DEV_TEXTS = 300
 """Fewer than these cannot tell epochs apart: chance would choose. Source: the same."""
 
 
