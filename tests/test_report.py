@@ -141,7 +141,7 @@ def test_a_loss_is_told_as_a_cost_with_its_interval_turned():
 
 
 def test_what_only_holm_stops_is_said_and_not_called_too_small():
-    judged = judge([made_answer(p_value=0.03), made_answer(0.0, -0.01, 0.01, 0.9)], {})
+    judged = judge([made_answer(p_value=0.03), made_answer(0.0, -0.01, 0.01, 0.9, right="tfidf")], {})
     assert not judged[0].shown
     assert judged[0].sentence.endswith("p = 0.060 after Holm); p = 0.030 as the only question.")
     assert "would have been shown" not in judged[0].sentence
@@ -149,9 +149,14 @@ def test_what_only_holm_stops_is_said_and_not_called_too_small():
 
 def test_holm_is_over_all_answers():
     raw = [0.01, 0.04, 0.03, 0.005]
-    judged = judge([made_answer(p_value=p) for p in raw], {})
+    judged = judge([made_answer(p_value=p, right=f"cnn-{p}") for p in raw], {})
     assert [one.adjusted for one in judged] == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert [one.shown for one in judged] == [True, False, False, True]
+    twice = [
+        *(made_answer(p_value=p, right=f"cnn-{p}") for p in raw),
+        made_answer(p_value=0.01, right="cnn-0.01", question="context"),
+    ]
+    assert [one.adjusted for one in judge(twice, {})] == pytest.approx([0.03, 0.06, 0.06, 0.02, 0.03])
 
 
 def test_no_difference_has_no_minus_sign():

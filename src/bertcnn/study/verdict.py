@@ -162,8 +162,12 @@ def judge(
     """
     answered = {one.data for one in answers if one.question != BEST_TWO}
     answers = [one for one in answers if one.question != BEST_TWO or one.data not in answered]
+    # Two questions may be answered by the same two systems: that is one test.
+    tests = {(one.data, one.left, one.right): one.p_value for one in answers}
+    corrected = dict(zip(tests, holm(list(tests.values())), strict=True))
     judged = []
-    for one, adjusted in zip(answers, holm([one.p_value for one in answers]), strict=True):
+    for one in answers:
+        adjusted = corrected[one.data, one.left, one.right]
         known = replace(one, adjusted=adjusted, shown=adjusted < LEVEL)
         margin = (margins or {}).get(one.question)
         said = sentence(known, adds.get(one.question) or one.left)
