@@ -146,6 +146,11 @@ class Report:
     warnings: dict[str, int]
     notes: tuple[str, ...]
 
+    @property
+    def tests(self) -> int:
+        """How many different tests the verdict rests on."""
+        return len({(one.data, one.left, one.right) for one in self.verdict})
+
     def to_dict(self) -> dict[str, Any]:
         """Return the same as plain values, for JSON."""
         return asdict(self)
