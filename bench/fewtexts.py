@@ -1,6 +1,7 @@
 """Some dozens to some hundred labelled texts: what `train` makes of them, against regression on the mean of states.
 
     OMP_NUM_THREADS=1 python bench/fewtexts.py --data ../shared/data --output runs/fewtexts.jsonl
+    OMP_NUM_THREADS=1 python bench/fewtexts.py --sets sst2 --texts 6920 --pool 7000 --scored 872 --seeds 0 2
     python bench/fewtexts.py --table runs/fewtexts.jsonl
 
 Each system gets the same texts and no others: ours take from among them those to choose on. Scored on the dev texts of
@@ -25,7 +26,6 @@ from bertcnn.study.systems import MeanStates
 from bertcnn.training import train as training
 from recipes import FILES, parts_of, read
 
-POOL, SCORED = 2000, 500
 Texts = Sequence[str]
 Labels = Sequence[Any]
 Make = Callable[[Texts, Labels, int], Any]
@@ -55,6 +55,8 @@ SYSTEMS = {
     "mean, half": mean("half"),
     "mean, all": mean("all"),
     "frozen half, chosen": ours(fewest=0, method="frozen", depth="half"),
+    "frozen half, chosen, without patience": ours(fewest=0, method="frozen", depth="half", patience=99),
+    "frozen half, by log loss": ours(fewest=0, method="frozen", depth="half", patience=99, metric="log_loss"),
     "frozen half, last": ours(fewest=10**9, method="frozen", depth="half"),
     "train": ours(),
 }
@@ -68,6 +70,8 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", choices=FILES, default=["sst2", "trec6", "cr", "mr"])
     parser.add_argument("--texts", nargs="*", type=int, default=[64, 128, 256, 500, 1000])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2, 3], help="other texts, other beginnings")
+    parser.add_argument("--pool", type=int, default=2000, help="texts that these are drawn from")
+    parser.add_argument("--scored", type=int, default=500, help="dev texts to answer")
     parser.add_argument("--table", type=Path, help="only show what a file holds, against its first system")
     options = parser.parse_args()
     if options.table:
@@ -80,14 +84,15 @@ def main() -> None:
     for count, seed, data, name in cells:
         if any(key(one) == (count, seed, data, name) for one in read(options.output)):
             continue
-        splits = parts_of(options.data, data, POOL)
+        splits = parts_of(options.data, data, options.pool)
         rows = np.random.default_rng(100 + seed).permutation(len(splits.train))[:count]
         learned = splits.train.pick(map(int, rows), "train")
         started = time.perf_counter()
         made = SYSTEMS[name](learned.texts, learned.labels, seed)
         seconds = time.perf_counter() - started
-        answers = made.predict(list(splits.dev.texts[:SCORED]))
-        right = float(np.mean([one == label for one, label in zip(answers, splits.dev.labels[:SCORED], strict=True)]))
+        asked, truth = splits.dev.texts[: options.scored], splits.dev.labels[: options.scored]
+        answers = made.predict(list(asked))
+        right = float(np.mean([one == label for one, label in zip(answers, truth, strict=True)]))
         record = {"system": name, "set": data, "texts": count, "seed": seed, "accuracy": right, "seconds": seconds}
         with options.output.open("a") as file:
             file.write(json.dumps(record) + "\n")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bertcnn.study.plan import Plan
 
 
+SHOWN_WARNINGS = 5
 _OF_A_SOURCE = (None, "", "", "text", "label", "", "utf-8", "")
 """What the flags are that a study in a file does not take, where they are not given."""
 
@@ -194,6 +195,8 @@ def _say_verdict(found: "Report", folder: Path) -> None:
         where = f"{escape(answer.data)}: " if len(found.data) > 1 else ""
         out.print(Padding(f"{where}{escape(answer.sentence)}", (0, 0, 0, 2)), highlight=False)
     warnings = [text if count == 1 else f"{text} ({count} runs)" for text, count in found.warnings.items()]
+    if len(warnings) > SHOWN_WARNINGS:
+        warnings[SHOWN_WARNINGS:] = [f"{len(warnings) - SHOWN_WARNINGS} warnings more stand in the report."]
     for note in (*warnings, *found.notes):
         err.print(f"[yellow]Mind:[/] {escape(note)}", highlight=False, soft_wrap=True)
     out.print(f"\nThe report is [bold]{escape(str(folder / 'report.html'))}[/].", highlight=False, soft_wrap=True)

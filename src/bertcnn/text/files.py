@@ -344,9 +344,12 @@ def _write_parquet(stream: IO[bytes], rows: Iterable[Row], like: Path) -> int:
     writer: Any = None
     count = 0
     try:
-        for chunk in _chunks({without_surrogates(name): value for name, value in row.items()} for row in _alike(rows)):
+        for chunk in _chunks(_alike(rows)):
             before = None if writer is None else writer.schema
-            table = pa.table({name: _column(chunk, name, known, before) for name in chunk[0]})
+            names = {name: without_surrogates(name) for name in chunk[0]}
+            table = pa.table(
+                {said: _column([row[name] for row in chunk], said, known, before) for name, said in names.items()}
+            )
             writer = writer or parquet.ParquetWriter(stream, table.schema)
             writer.write_table(table)
             count += len(chunk)
@@ -360,11 +363,11 @@ def _write_parquet(stream: IO[bytes], rows: Iterable[Row], like: Path) -> int:
     return count
 
 
-def _column(rows: Sequence[Row], name: str, known: Any, before: Any) -> Any:
+def _column(given: Sequence[Any], name: str, known: Any, before: Any) -> Any:
     """Return a column as arrow's.
 
     Args:
-        rows: Some of them.
+        given: Its values in some rows.
         name: Of the column.
         known: Schema of the table that the rows are from; of columns that are not in it, the type is found out.
         before: Schema of the rows before; None: these are the first.
@@ -374,7 +377,7 @@ def _column(rows: Sequence[Row], name: str, known: Any, before: Any) -> Any:
     """
     import pyarrow as pa
 
-    values = [without_surrogates(row[name]) for row in rows]
+    values = [without_surrogates(value) for value in given]
     try:
         if name in known.names:
             return pa.array(values, type=known.field(name).type)

@@ -131,7 +131,7 @@ def choose(trials: Sequence[Trial], *, metric: str, tolerance: float, budget_ms:
 
 
 def standard_error(share: float, *, texts: int) -> float:
-    """Return the standard error of a share of so many texts, in points.
+    """Return the standard error of a share of so many texts.
 
     What is within one standard error of the best is taken for as good. Of a mean of shares, such as macro F1, it is
     about right. One right and one wrong text are added, for all of six right do not tell that none will be wrong.
@@ -140,7 +140,7 @@ def standard_error(share: float, *, texts: int) -> float:
         Breiman et al. (1984), "Classification and Regression Trees", sec. 3.4.3; Laplace's rule of succession.
     """
     share = (share * texts + 1) / (texts + 2)
-    return math.sqrt(share * (1 - share) / texts) / POINT
+    return math.sqrt(share * (1 - share) / texts)
 
 
 def _goodness(trial: Trial, metric: str) -> float:

@@ -23,7 +23,7 @@ from bertcnn.network.model import BertCNN
 from bertcnn.network.states import States, cache_folder, stream_states
 from bertcnn.settings import Settings, change
 from bertcnn.text.tokens import Pieces, PieceTokenizer
-from bertcnn.training.depth import DepthCurve, Trial, choose, name_of, standard_error
+from bertcnn.training.depth import POINT, DepthCurve, Trial, choose, name_of, standard_error
 from bertcnn.training.pace import Pace, pace_of
 
 SIDE_BY_SIDE_BYTES = 4_000_000_000
@@ -112,7 +112,7 @@ class DepthSearch:
         trials = [self._try(*one) for one in plan]
         tolerance = training.tolerance
         if model.depth == "half-or-all" and metric != "log_loss":
-            tolerance = standard_error(max(one.score for one in trials), texts=self.dev_texts)
+            tolerance = standard_error(max(one.score for one in trials), texts=self.dev_texts) / POINT
         chosen = choose(trials, metric=metric, tolerance=tolerance, budget_ms=training.budget_ms)
         return DepthCurve(
             metric=metric,

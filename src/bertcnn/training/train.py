@@ -33,7 +33,7 @@ from bertcnn.text.tokens import Pieces, PieceTokenizer
 from bertcnn.training.build import build_model
 from bertcnn.training.callbacks import Clock, Interruption, ProgressBar, Watchdog, encoding_bar
 from bertcnn.training.contrast import contrasts
-from bertcnn.training.depth import POINT, DepthCurve, standard_error
+from bertcnn.training.depth import DepthCurve, standard_error
 from bertcnn.training.depth_search import DepthSearch, Scored, at, median_text
 from bertcnn.training.stage import (
     Stage,
@@ -315,7 +315,7 @@ class _Run:
         """Return by how much a dev score may be worse than another before it is taken for worse."""
         if self.chooses or self.metric == "log_loss":
             return 0.0
-        return standard_error(score, texts=len(self.pool.rows["dev"])) * POINT
+        return standard_error(score, texts=len(self.pool.rows["dev"]))
 
     def _pool(self, splits: Splits, also_encode: Sequence[str]) -> "_Pool":
         """Cut all distinct texts into pieces, the longest ones short, so that one cannot fill the memory.
