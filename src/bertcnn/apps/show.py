@@ -126,45 +126,34 @@ def show_scores(scores: "Evaluation", title: str) -> None:
         interval = f"{estimate.low:.3f} to {estimate.high:.3f}"
         table.add_row(name.replace("_", " ").replace("f1", "F1"), f"{estimate.value:.3f}", interval)
     out.print(table)
-    for wide in _labels_shown(scores):
-        out.print(wide)
+    if scores.confusion is None or len(scores.labels) > SHOWN_LABELS:
+        out.print(_labels(scores))
+        return
+    both = _labels(scores, taken_for="as ")
+    is_wide = out.measure(both, options=out.options.update(max_width=10_000)).maximum > out.width
+    for one in (_labels(scores), _labels(scores, title="Taken for", own=False, taken_for="")) if is_wide else (both,):
+        out.print(one)
 
 
-def _labels_shown(scores: "Evaluation") -> list[Table]:
-    """Return a table of the labels' scores with what each was taken for; two tables where one is too wide."""
-    names = list(scores.labels)
-    confusion = scores.confusion if len(names) <= SHOWN_LABELS else None
-
-    def started(title: str = "") -> Table:
-        table = Table(title=title or None, title_justify="left", show_edge=False)
-        table.add_column("label", overflow="fold")
-        return table
-
-    def with_scores(table: Table) -> Table:
-        for name in ("precision", "recall", "F1", "texts"):
-            table.add_column(name, justify="right", no_wrap=True)
-        return table
-
-    def with_confusion(table: Table, before: str) -> Table:
-        for name in names if confusion is not None else ():
-            table.add_column(f"{before}{escape(name)}", justify="right", style="dim", overflow="fold")
-        return table
-
-    rows = []
+def _labels(scores: "Evaluation", *, title: str | None = None, own: bool = True, taken_for: str | None = None) -> Table:
+    """Return a row a label: its own scores, and how often it was taken for each, headed so; None: without."""
+    table = Table(title=title, title_justify="left", show_edge=False)
+    table.add_column("label", overflow="fold")
+    for name in ("precision", "recall", "F1", "texts") if own else ():
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in scores.labels if taken_for is not None else ():
+        table.add_column(f"{taken_for}{escape(name)}", justify="right", style="dim", overflow="fold")
+    confusion = scores.confusion
     for i, (name, row) in enumerate(scores.labels.items()):
-        is_seen = row["support"] or scores.confusion is None or any(line[i] for line in scores.confusion)
-        shares = [f"{row[key]:.3f}" if is_seen else "-" for key in ("precision", "recall", "f1")]
-        rows.append((escape(name), [*shares, f"{row['support']:,}"], list(map(str, confusion[i])) if confusion else []))
-    both = with_confusion(with_scores(started()), "as ")
-    for name, cells, counts in rows:
-        both.add_row(name, *cells, *counts)
-    if not confusion or out.measure(both, options=out.options.update(max_width=10_000)).maximum <= out.width:
-        return [both]
-    apart = with_scores(started()), with_confusion(started("Taken for"), "")
-    for name, cells, counts in rows:
-        apart[0].add_row(name, *cells)
-        apart[1].add_row(name, *counts)
-    return list(apart)
+        cells = []
+        if own:
+            is_seen = row["support"] or confusion is None or any(line[i] for line in confusion)
+            cells = [f"{row[key]:.3f}" if is_seen else "-" for key in ("precision", "recall", "f1")]
+            cells.append(f"{row['support']:,}")
+        if taken_for is not None and confusion is not None:
+            cells += map(str, confusion[i])
+        table.add_row(escape(name), *cells)
+    return table
 
 
 def show_operation(operation: "Operation") -> None:
