@@ -44,7 +44,7 @@ def write_corpora(data: Path, file: Path, *, quick: bool) -> Corpora:
 
 
 def _texts(file: Path) -> list[str]:
-    from bertcnn.text.files import read_rows
+    from bertcnn.text.read_table import read_rows
 
     return list(dict.fromkeys(str(row["text"]) for row in read_rows(file)))
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from bertcnn.network.encoder import load_tokenizer
 from bertcnn.settings import Settings, change
 from bertcnn.text.dataset import Examples, Splits, stratified_rows
-from bertcnn.text.files import read_rows
+from bertcnn.text.read_table import read_rows
 
 ROOT = Path(__file__).parent.parent
 CUT = 512

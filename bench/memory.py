@@ -37,7 +37,7 @@ def measure(data: Path, folder: Path, *, threads: int, quick: bool, distinct: in
 
 
 def _predict(data: Path, folder: Path, rows: int, distinct: int, threads: int) -> dict[str, float]:
-    from bertcnn.text.files import read_rows
+    from bertcnn.text.read_table import read_rows
 
     texts = list(dict.fromkeys(str(row["text"]) for row in read_rows(data / "cr" / "all.csv")))[:distinct]
     draw = random.Random(0)

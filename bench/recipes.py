@@ -16,7 +16,7 @@ import numpy as np
 
 from bertcnn.settings import Settings, change
 from bertcnn.text.dataset import Examples, Splits
-from bertcnn.text.files import read_rows
+from bertcnn.text.read_table import read_rows
 from bertcnn.training.train import train
 
 BASE: dict[str, Any] = {"method": "finetune", "depth": "half", "epochs": 4, "layer_decay": 1.0, "report_to": "none"}

@@ -15,7 +15,7 @@ from rich.console import Console
 from bertcnn import Predictor
 from bertcnn.settings import Settings, change
 from bertcnn.text.dataset import Examples, Splits, load_splits
-from bertcnn.text.files import read_rows
+from bertcnn.text.read_table import read_rows
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "runs" / "explained"

@@ -33,8 +33,9 @@ from bertcnn.network.encoder import load_encoder, load_tokenizer
 from bertcnn.network.folder import WEIGHTS
 from bertcnn.settings import change, read_settings
 from bertcnn.text.dataset import Examples, Splits, load_examples, load_splits
-from bertcnn.text.files import read_rows, write_rows
 from bertcnn.text.labels import Labels
+from bertcnn.text.read_table import read_rows
+from bertcnn.text.write_table import write_rows
 from tests.test_cli import call, real, small
 
 DATA = Settings().data

@@ -21,7 +21,8 @@ from bertcnn.apps.show import err, out, say_findings, show_rows, show_scores
 from bertcnn.inference.metrics import evaluate
 from bertcnn.settings import all_settings, read_settings
 from bertcnn.text.dataset import Examples, Splits
-from bertcnn.text.files import read_rows, write_rows
+from bertcnn.text.read_table import read_rows
+from bertcnn.text.write_table import write_rows
 from tests.conftest import make_texts, warm_command
 
 COMMANDS = ["train", "evaluate", "predict", "embed"]

@@ -25,8 +25,9 @@ from bertcnn.text.dataset import (
     normal_form,
     stratified_rows,
 )
-from bertcnn.text.files import read_rows, write_rows
 from bertcnn.text.labels import Labels
+from bertcnn.text.read_table import read_rows
+from bertcnn.text.write_table import write_rows
 
 COLUMNS = DataSettings(text="review", label="sentiment")
 ROWS = [

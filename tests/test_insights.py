@@ -30,7 +30,7 @@ from bertcnn.inference.mistakes import can_judge, probable_mistakes
 from bertcnn.inference.phrases import PhraseTable, names_of
 from bertcnn.inference.winners import Span, Winners
 from bertcnn.network.encoder import load_tokenizer
-from bertcnn.text.files import read_rows
+from bertcnn.text.read_table import read_rows
 from tests.conftest import make_texts
 
 KINDS = {

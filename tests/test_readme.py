@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bertcnn.text.files import read_rows
+from bertcnn.text.read_table import read_rows
 from tests.conftest import warm_command
 
 ROOT = Path(__file__).parent.parent

@@ -15,8 +15,8 @@ from bertcnn.network.model import BertCNN
 from bertcnn.network.vectors import build_vectors, read_vectors
 from bertcnn.settings import DataSettings, change
 from bertcnn.text.dataset import Examples, Splits, find_leaks, load_examples, load_splits, look_at, normal_form
-from bertcnn.text.files import write_rows
 from bertcnn.text.labels import Labels
+from bertcnn.text.write_table import write_rows
 from bertcnn.training.train import Trained
 
 pytestmark = pytest.mark.realdata

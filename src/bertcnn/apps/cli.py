@@ -176,7 +176,7 @@ def predict(
         if output.exists() and not overwrite:
             raise DataError(f"{output} is there already. Give another --output, or --overwrite.")
     predictor = load_predictor(model, backend, device, max_tokens)
-    from bertcnn.text.files import check_column, read_rows
+    from bertcnn.text.read_table import check_column, read_rows
 
     if source == "-":
         column = "text"
@@ -201,7 +201,7 @@ def _write(
     scored: Iterator[dict[str, Any]], output: Path | None, source: str, text: str, *, as_json: bool, as_table: bool
 ) -> int:
     """Write classified rows to where they are wanted; return their number."""
-    from bertcnn.text.files import write_jsonl, write_rows, write_separated
+    from bertcnn.text.write_table import write_jsonl, write_rows, write_separated
 
     if output is not None:
         return write_rows(output, scored, like=source)

@@ -136,7 +136,7 @@ def picture(explanation: "Explanation", label: str | None = None, *, coloured: b
         label: What it is about; None: the decision.
         coloured: False: words are marked by raised signs, not by colours.
     """
-    from bertcnn.text.files import without_surrogates
+    from bertcnn.text.cells import without_surrogates
 
     form = without_surrogates(explanation.to_dict(label=label))
     parts: list[RenderableType] = [_headline(form)]

@@ -90,7 +90,7 @@ def check(
     err.print(f"Running up to {limit:,} texts in every way, by each backend: a minute or so.", highlight=False)
     from bertcnn.inference.certificate import certify, write_certificate
     from bertcnn.text.dataset import as_text, load_rows
-    from bertcnn.text.files import check_column
+    from bertcnn.text.read_table import check_column
 
     data = reading(model, source, text=text, encoding=encoding, delimiter=delimiter)
     rows = next(iter(load_rows(source, data).values()))

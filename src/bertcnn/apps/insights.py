@@ -105,7 +105,7 @@ def _rows(source: str, data: "DataSettings", label: str | None, by: str | None) 
         DataError: It cannot be read, or a column that was named is not there.
     """
     from bertcnn.text.dataset import load_rows
-    from bertcnn.text.files import check_column, read_rows
+    from bertcnn.text.read_table import check_column, read_rows
 
     rows: Iterable[dict[str, Any]]
     if source == "-":
@@ -152,7 +152,7 @@ def _progress() -> Progress:
 
 def _say(found: "Insights", files: list[Path]) -> None:
     from bertcnn.inference.mistakes import NEEDS_CLEANLAB, can_find_mistakes
-    from bertcnn.text.files import without_surrogates
+    from bertcnn.text.cells import without_surrogates
 
     table = Table(show_edge=False)
     table.add_column("label", overflow="fold")

@@ -89,7 +89,7 @@ def reading(model: Path, source: str, **said: str | None) -> DataSettings:
 
 def _header(source: str, data: DataSettings) -> set[str]:
     """Return the columns of a file; none where it cannot be read so."""
-    from bertcnn.text.files import read_rows
+    from bertcnn.text.read_table import read_rows
 
     try:
         return set(next(read_rows(source, encoding=data.encoding, delimiter=data.delimiter)))
@@ -132,7 +132,7 @@ def read_texts(source: str, column: str, *, encoding: str, delimiter: str) -> It
         DataError: They cannot be read, or there is no such column.
     """
     from bertcnn.text.dataset import as_text
-    from bertcnn.text.files import check_column, read_rows
+    from bertcnn.text.read_table import check_column, read_rows
 
     if source == "-":
         yield from stdin_lines(encoding)
@@ -148,7 +148,7 @@ def stdin_lines(encoding: str) -> Iterator[str]:
     Raises:
         DataError: It is closed, or a line is of another encoding.
     """
-    from bertcnn.text.files import read_lines
+    from bertcnn.text.read_table import read_lines
 
     if sys.stdin is None:  # closed by who started us
         raise DataError(

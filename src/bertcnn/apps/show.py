@@ -172,7 +172,7 @@ def show_operation(operation: "Operation") -> None:
 
 def show_rows(rows: Iterable[dict[str, Any]], text: str) -> int:
     """Show predictions on a terminal, a row each."""
-    from bertcnn.text.files import without_surrogates
+    from bertcnn.text.cells import without_surrogates
 
     table = Table(show_edge=False)
     table.add_column("text", overflow="fold", ratio=1)

@@ -28,7 +28,7 @@ from bertcnn.apps.web_draw import draw, explanation, prediction, script, style
 from bertcnn.apps.web_file import ENDINGS, State, Table, classify_file, read_table
 from bertcnn.apps.web_guard import ROOT, PageGuard
 from bertcnn.errors import BertCNNError, DataError, ModelError
-from bertcnn.text.files import without_surrogates
+from bertcnn.text.cells import without_surrogates
 
 # Read while it is imported, and when a queue is made.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bertcnn.inference.page import fragment, sure, template
-from bertcnn.text.files import without_surrogates
+from bertcnn.text.cells import without_surrogates
 
 Form = dict[str, Any]
 

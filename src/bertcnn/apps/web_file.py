@@ -24,8 +24,10 @@ from bertcnn.inference.insights import insights
 from bertcnn.inference.insights_report import page as draw_insights
 from bertcnn.inference.prediction import with_answer
 from bertcnn.inference.predictor import Predictor
+from bertcnn.text.cells import joined
 from bertcnn.text.dataset import as_text
-from bertcnn.text.files import Row, joined, read_rows, write_rows
+from bertcnn.text.read_table import Row, read_rows
+from bertcnn.text.write_table import write_rows
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
 """Not parquet: a few bytes of it can unfold to more than the memory."""

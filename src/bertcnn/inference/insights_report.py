@@ -14,7 +14,9 @@ from bertcnn.errors import DataError
 from bertcnn.inference.insights_result import DoubtfulText, Insights, LabelInsights
 from bertcnn.inference.mistakes import NEEDS_CLEANLAB, can_find_mistakes
 from bertcnn.inference.page import template
-from bertcnn.text.files import Row, without_surrogates, write_rows
+from bertcnn.text.cells import without_surrogates
+from bertcnn.text.read_table import Row
+from bertcnn.text.write_table import write_rows
 
 MOVING = 6
 """Phrases of a label whose way over the groups is drawn."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from bertcnn.text.files import without_surrogates
+from bertcnn.text.cells import without_surrogates
 
 SHOWN_PHRASES = 10
 SHOWN_WORDS = 5

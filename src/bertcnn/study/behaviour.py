@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bertcnn.text.files import read_rows
+from bertcnn.text.read_table import read_rows
 
 FILE = Path(__file__).parent / "behaviour.csv"
 LABELS = frozenset({"negative", "positive"})

@@ -21,7 +21,7 @@ from bertcnn.text.dataset import (
     normal_form,
     stratified_rows,
 )
-from bertcnn.text.files import Row, check_column
+from bertcnn.text.read_table import Row, check_column
 
 DEV_FRACTION = 0.1
 

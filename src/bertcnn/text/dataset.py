@@ -10,8 +10,8 @@ from typing import Any
 
 from bertcnn.errors import DataError
 from bertcnn.settings import DataSettings
-from bertcnn.text.files import Row, check_column, read_rows
 from bertcnn.text.labels import Label
+from bertcnn.text.read_table import Row, check_column, read_rows
 
 BUILTIN = {"builtin:reviews": Path(__file__).parent / "reviews" / "reviews.csv"}
 FEWEST_ROWS = 10

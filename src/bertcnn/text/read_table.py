@@ -1,21 +1,15 @@
-"""Tables on disk, row by row: csv, tsv, jsonl and parquet, by a file's ending.
+"""Read tables row by row: csv, tsv, jsonl and parquet, by a file's ending.
 
-Reading and writing stream, so that memory does not grow with the number of rows. Written files
-appear under their name when they are whole.
+Reading streams, so that memory does not grow with the number of rows.
 """
 
-import base64
 import csv
-import io
 import json
-import math
 import os
-import re
 import shlex
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,9 +25,6 @@ LONGEST_SHOWN = 60
 
 # A field may hold a whole book; the limit is of the process, and 2**31 - 1 is its largest value everywhere.
 csv.field_size_limit(2**31 - 1)
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_NOT_IN_A_TABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def read_rows(file: str | Path, *, encoding: str = "utf-8", delimiter: str = "") -> Iterator[Row]:
@@ -227,7 +218,7 @@ def _read_jsonl(path: Path, encoding: str) -> Iterator[Row]:
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    parquet = _pyarrow_parquet()
+    parquet = pyarrow_parquet()
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
@@ -236,230 +227,14 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         raise DataError(f"{path} is not a whole parquet file: {str(error).strip()}") from error
 
 
-def _pyarrow_parquet() -> Any:
+def pyarrow_parquet() -> Any:
+    """Return pyarrow's module.
+
+    Raises:
+        DataError: It is not installed.
+    """
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise DataError("Parquet files need pyarrow: pip install 'bertcnn[train]'") from error
     return pyarrow.parquet
-
-
-def write_rows(file: str | Path, rows: Iterable[Row], *, like: str | Path = "") -> int:
-    """Write a table that appears under its name when it is whole; return the number of rows.
-
-    Args:
-        file: Ends in .csv, .tsv, .jsonl or .parquet.
-        rows: All with the columns of the first; those of jsonl may differ. Lone surrogates, which
-            no UTF-8 file can hold, are escaped in jsonl and U+FFFD elsewhere.
-        like: What the rows were read from: between parquet files, columns keep their types. The types of others
-            are those of the first rows.
-
-    Raises:
-        DataError: Another ending, a row that does not fit, or the disk is full or closed to us.
-    """
-    path = Path(file)
-    ending = path.suffix.lower()
-    if ending not in ENDINGS:
-        raise DataError(f"{path} ends in {ending or 'nothing'!r}, expected one of {', '.join(ENDINGS)}.")
-    draft = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        with os.fdopen(handle, "w+b") as stream:
-            os.fchmod(handle, 0o666 & ~_umask())
-            if ending == ".parquet":
-                count = _write_parquet(stream, rows, Path(like))
-            else:
-                text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
-                count = (
-                    write_jsonl(text, rows) if ending == ".jsonl" else write_separated(text, rows, DELIMITERS[ending])
-                )
-                text.flush()
-                text.detach()
-        Path(draft).replace(path)
-        draft = None
-        return count
-    except OSError as error:
-        raise DataError(f"Cannot write {path}: {error}. Nothing was left half-written.") from error
-    finally:
-        if draft is not None:
-            Path(draft).unlink(missing_ok=True)
-
-
-def write_separated(stream: IO[str], rows: Iterable[Row], delimiter: str = ",") -> int:
-    """Write rows as csv, header first; return their number."""
-    # A writer quotes what its line ending holds; a lone \r left bare would be read as the end of a row.
-    writer = csv.writer(_NewlineEndings(stream), delimiter=delimiter, lineterminator="\r\n")
-    count = 0
-    for row in _alike(rows):
-        if not count:
-            writer.writerow([_cell(key) for key in row])
-        writer.writerow([_cell(value) for value in row.values()])
-        count += 1
-    return count
-
-
-class _NewlineEndings:
-    """A stream that writes each row of a csv writer with a plain newline behind it."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self.stream = stream
-
-    def write(self, row: str) -> int:
-        return self.stream.write(row.removesuffix("\r\n") + "\n")
-
-
-def _alike(rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield rows with the columns of the first, a missing one as None.
-
-    Raises:
-        DataError: A row has a column that the first has not.
-    """
-    columns: dict[str, Any] = {}
-    for number, row in enumerate(rows, start=1):
-        columns = columns or row
-        extra = next((name for name in row if name not in columns), None)
-        if extra is not None:
-            raise DataError(
-                f"Row {number} has a column {extra!r} that the first row has not, which only .jsonl can hold. "
-                "Give an --output that ends in .jsonl, or the first row all columns."
-            )
-        yield {name: row.get(name) for name in columns}
-
-
-def write_jsonl(stream: IO[str], rows: Iterable[Row]) -> int:
-    """Write rows as a JSON object a line; return their number."""
-    count = 0
-    for row in rows:
-        stream.write(_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", _json(row)) + "\n")
-        count += 1
-    return count
-
-
-def _write_parquet(stream: IO[bytes], rows: Iterable[Row], like: Path) -> int:
-    parquet = _pyarrow_parquet()
-    import pyarrow as pa
-
-    known = parquet.read_schema(like) if like.suffix.lower() == ".parquet" else pa.schema([])
-    writer: Any = None
-    count = 0
-    try:
-        for chunk in _chunks(_alike(rows)):
-            before = None if writer is None else writer.schema
-            names = {name: without_surrogates(name) for name in chunk[0]}
-            table = pa.table(
-                {said: _column([row[name] for row in chunk], said, known, before) for name, said in names.items()}
-            )
-            writer = writer or parquet.ParquetWriter(stream, table.schema)
-            writer.write_table(table)
-            count += len(chunk)
-        writer = writer or parquet.ParquetWriter(stream, pa.schema([]))
-        writer.close()
-    finally:
-        if writer is not None:
-            with suppress(OSError):
-                writer.close()
-            writer.is_open = False  # else it tries once more when it is deleted, on a closed file
-    return count
-
-
-def _column(given: Sequence[Any], name: str, known: Any, before: Any) -> Any:
-    """Return a column as arrow's.
-
-    Args:
-        given: Its values in some rows.
-        name: Of the column.
-        known: Schema of the table that the rows are from; of columns that are not in it, the type is found out.
-        before: Schema of the rows before; None: these are the first.
-
-    Raises:
-        DataError: Parquet cannot hold the values, or not beside those before without losing something.
-    """
-    import pyarrow as pa
-
-    values = [without_surrogates(value) for value in given]
-    try:
-        if name in known.names:
-            return pa.array(values, type=known.field(name).type)
-        found = pa.array(values)
-        if before is None:
-            return found.cast(pa.string()) if pa.types.is_null(found.type) else found
-        kind = before.field(name).type
-        if pa.types.is_string(kind) != pa.types.is_string(found.type) and not pa.types.is_null(found.type):
-            raise pa.ArrowInvalid(f"{kind} in the first rows, {found.type} later")
-        return found.cast(kind)
-    except (pa.ArrowException, OverflowError) as error:
-        raise DataError(
-            f"Column {name!r} holds values that parquet cannot, or of different kinds ({error}). "
-            "Give an --output that ends in .jsonl or .csv."
-        ) from error
-
-
-def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    chunk: list[Row] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == ROWS_AT_ONCE:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def joined(value: Any) -> Any:
-    """Return what a cell of csv holds of a value: of a list, its parts between bars; of what is nested, JSON."""
-    if isinstance(value, bytes):
-        return _plain(value)
-    if not isinstance(value, (Mapping, Sequence)) or isinstance(value, str):
-        return value
-    if isinstance(value, Mapping) or any(isinstance(one, (Mapping, list, tuple)) or "|" in str(one) for one in value):
-        return _json(value)
-    return "|".join(map(str, value))
-
-
-def _json(value: Any) -> str:
-    """Return a value as strict JSON: what is no number is null there, and a date or a decimal its text."""
-    try:
-        return json.dumps(value, ensure_ascii=False, default=_plain, allow_nan=False)
-    except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, default=_plain)
-
-
-def _plain(value: Any) -> str:
-    """Return the text of a value that JSON and csv do not know; of bytes that are none, base64."""
-    if not isinstance(value, bytes):
-        return str(value)
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return base64.b64encode(value).decode()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-def _cell(value: Any) -> Any:
-    value = joined(value)
-    return _NOT_IN_A_TABLE.sub("\ufffd", value) if isinstance(value, str) else value
-
-
-def without_surrogates(value: Any) -> Any:
-    """Return a value with U+FFFD for each lone surrogate in its texts, so that UTF-8 can hold it."""
-    if isinstance(value, str):
-        return value if value.isascii() else _SURROGATE.sub("\ufffd", value)
-    if isinstance(value, dict):
-        return {without_surrogates(key): without_surrogates(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(without_surrogates, value))
-    return value
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
