@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_at_least_as_good_is_asked_of_the_interval():
     close, open_ = (
         judge([made_answer(0.002, low, 0.014, 0.7)], {}, {"BERT": 0.01})[0].sentence for low in (-0.009, -0.011)
     )
-    assert close.endswith("That it is at most 1 point worse is shown by the interval.")
+    assert close.endswith("By the interval, which is not corrected, it is at most 1 point worse.")
     assert open_.endswith("That it is at most 1 point worse is not shown: by the interval it may cost 1.1 points.")
 
 
@@ -417,6 +418,64 @@ def test_where_no_question_is_answered_the_best_two_are_compared(tmp_path):
     assert (found.difference, found.p_value, found.adjusted) == (again.difference, again.p_value, again.p_value)
     assert found.sentence.startswith(("bert-cnn-frozen@half adds", "bert-cnn-frozen@half costs"))
     assert "Which of the two systems" in (folder / "report.html").read_text("utf-8")
+
+
+def test_the_best_two_are_any_two(tmp_path):
+    skill = {"bert-cnn@mix": 0.9, "bert-mean@mix": 0.6}
+    folder = make_study(tmp_path / "s", systems=("tfidf", *skill), texts=200, skill=skill)
+    (found,) = write_report(folder).verdict
+    assert (found.left, found.right) == ("bert-cnn@mix", "tfidf")
+
+
+def test_what_was_tested_on_fewer_texts_is_not_ranked(tmp_path):
+    """A system that failed on the hard fold was called the best, and stood alone on the frontier."""
+    folder = make_study(tmp_path / "s", systems=("tfidf", "cnn-random", "majority"), seeds=2, texts=90)
+    for seed, name in product((0, 1), ("tfidf", "cnn-random", "majority")):  # seeds that divide the texts otherwise
+        file = folder / "outcomes" / f"sst2--{name}--{seed}--all--1.npz"
+        arrays = dict(np.load(file))
+        np.savez(file, **{**arrays, "example": arrays["example"] + 90 * seed})
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["system"] == "cnn-random":
+            line["dev"]["accuracy"] = 0.99
+            line["cost"]["texts_per_second"] = 1e9
+            line["status"] = "failed" if line["seed"] else "done"
+    (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = write_report(folder)
+    rows = {row.system: row for row in report.data[0].rows}
+    assert [name for name, row in rows.items() if row.best] == ["tfidf"]
+    assert (rows["cnn-random"].on_frontier, rows["tfidf"].on_frontier) == (None, True)
+    assert all("cnn-random" not in one.accuracy for one in report.data[0].slices)
+    assert any("fewer texts than others" in said and "cnn-random (1 of 2 runs)" in said for said in report.notes)
+
+
+def test_runs_of_other_settings_are_told(tmp_path):
+    folder = make_study(tmp_path / "s", systems=("tfidf", "cnn-random"), seeds=2, texts=60)
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    for line in lines:
+        size = "auto" if line["seed"] and line["system"] == "cnn-random" else 32
+        line["settings"] = {"seed": line["seed"], "batch_size": size, "dropout": 0.1 * line["seed"]}
+        line["chosen"] = {"dropout": line["settings"]["dropout"]}
+    (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = [note for note in write_report(folder).notes if "different settings" in note]
+    assert told == ["sst2, cnn-random: runs with different settings are taken together (batch_size 32 and auto)."]
+
+
+def test_points_of_a_curve_rest_on_the_same_seeds(tmp_path):
+    folder = make_study(
+        tmp_path / "s", systems=("tfidf", "majority"), seeds=2, fractions=(0.1, 1.0), texts=200, skill={"tfidf": 0.9}
+    )
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    kept = [line for line in lines if not (line["system"] == "tfidf" and line["seed"] == 1 and line["fraction"] == 1)]
+    (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    report = write_report(folder)
+    of = {curve.system: curve for curve in report.data[0].curves}
+    scores = {
+        line["fraction"]: line["test"]["accuracy"] for line in kept if (line["system"], line["seed"]) == ("tfidf", 0)
+    }
+    assert [score for _, score in of["tfidf"].points] == [scores[0.1], scores[1.0]]
+    assert of["majority"].needs["tfidf"] is None
+    assert "more than 6,920" in (folder / "report.md").read_text("utf-8")
 
 
 def test_lost_and_broken_files_are_told(tmp_path):

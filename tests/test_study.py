@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +27,8 @@ from bertcnn.study import systems
 from bertcnn.study.division import Sealed, divide, nested_rows, read_table
 from bertcnn.study.plan import Plan, Run, Task, make_plan, read_plan, write_plan
 from bertcnn.study.questions import QUESTIONS
-from bertcnn.study.run import work
-from bertcnn.study.runner import read_results, run_study
+from bertcnn.study.run import CANDIDATE, work
+from bertcnn.study.runner import _keep_winner, read_results, run_study
 from bertcnn.study.slices import has_negation, slices_of
 from bertcnn.study.systems import DEFAULTS, MeanStates, fit, ladder_place, network_settings, system
 from bertcnn.text.dataset import Examples, Splits, normal_form
@@ -121,6 +122,8 @@ def test_runs_come_seed_by_seed_and_largest_fraction_first() -> None:
         ({"data": [{"name": "a", "source": "a"}], "systems": [], "settings": {"tfidf": {"C": 1}}}, "no run has"),
         ({"data": [{"name": "a", "source": "a", "colour": "red"}], "systems": []}, "colour"),
         ({"data": [{"name": "a", "source": "a"}], "systems": [], "fractions": [0.0]}, "fractions"),
+        ({"data": [{"name": "a", "source": "a"}], "systems": [], "fractions": [0.2, 0.5]}, "expected 1 among them"),
+        ({"data": [{"name": "a", "source": "a", "fractions": [0.2]}], "systems": []}, "expected 1 among them"),
         ({"data": [{"name": "a", "source": "a"}], "systems": [], "seeds": 0}, "seeds is 0"),
         ({"data": [{"name": "a", "source": "a"}], "systems": [], "training": {"epoch": 3}}, "Did you mean 'epochs'"),
     ],
@@ -377,6 +380,10 @@ def test_a_whole_study(reviews: Path, tiny: Path, tmp_path: Path) -> None:
             assert set(record["flips"]) >= {"typos", "upper case"}
             assert sum(tally["cases"] for tally in record["behaviour"].values()) >= 400
             assert record["transfer"]["elsewhere"]["texts"] == 121
+            # All of the training file's texts but those of the sealed test split, and a duplicate but for case.
+            seen = {one.lower() for one in (row["text"] for row in texts)}
+            left = len(seen) - record["texts"]["test"]
+            assert any(f"{left} texts are in both train or dev and transfer" in said for said in record["warnings"])
     network = next(r for r in records if r["system"] == "bert-cnn-frozen@half" and r["fraction"] == 1)
     assert network["cost"]["flops_per_text"] > 10_000
     assert network["settings"]["depth"] == "half"
@@ -408,6 +415,44 @@ def test_a_study_goes_on_where_it_was(reviews: Path, tiny: Path, tmp_path: Path,
     assert ran == ["tfidf", "cnn-random"]
     assert [record["system"] for record in records] == ["majority", "tfidf", "cnn-random"]
     assert read_plan(tmp_path / "study/plan.toml") == more
+
+
+def test_a_study_is_not_gone_on_with_by_other_settings(reviews: Path, tiny: Path, tmp_path: Path) -> None:
+    plan = plan_of(reviews, tiny, systems=["tfidf"])
+    run_study(plan, tmp_path / "study", console=quiet(), isolated=False)
+    other = replace(plan, settings={"tfidf": {"C": 0.001}}, seeds=2)
+    with pytest.raises(StudyError, match="other settings of tfidf"):
+        run_study(other, tmp_path / "study", console=quiet(), isolated=False)
+    # What never ran may still be told how.
+    more = replace(plan, systems=("tfidf", "cnn-random"), settings={"cnn-random": {"dropout": 0.2}})
+    run_study(more, tmp_path / "study", console=quiet(), isolated=False)
+    with pytest.raises(StudyError, match="other settings of cnn-random"):
+        run_study(replace(more, settings={}), tmp_path / "study", console=quiet(), isolated=False)
+
+
+def test_a_data_set_that_a_later_plan_leaves_out_is_still_known(reviews: Path, tiny: Path, tmp_path: Path) -> None:
+    first = plan_of(reviews, tiny, systems=["majority"], seeds=2)
+    again = replace(first.data[0], name="again", folds=2)
+    run_study(replace(first, data=(again,)), tmp_path / "study", console=quiet(), isolated=False)
+    run_study(replace(first, seeds=1), tmp_path / "study", console=quiet(), isolated=False)
+    kept = read_plan(tmp_path / "study/plan.toml").task("again")
+    assert (kept.folds, kept.seeds, kept.systems) == (2, 2, ("majority",))
+    changed = replace(first, data=(replace(again, folds=3),))
+    with pytest.raises(StudyError, match="other data set again"):
+        run_study(changed, tmp_path / "study", console=quiet(), isolated=False)
+
+
+def test_the_model_that_is_kept_is_the_best_on_one_dev_split(tmp_path: Path) -> None:
+    """Dev scores of other folds are of other texts: the luckiest fold would have won."""
+    before: list[dict[str, Any]] = []
+    for fold, name, score in [(0, "a", 0.8), (0, "b", 0.9), (0, "c", 0.85), (1, "a", 0.99)]:
+        (tmp_path / CANDIDATE).mkdir()
+        (tmp_path / CANDIDATE / "name").write_text(name)
+        head = {"data": "x", "system": name, "seed": 0, "fold": fold, "fraction": 1.0, "status": "done"}
+        record = {**head, "dev": {"accuracy": score}, "progress": [1]}
+        _keep_winner(tmp_path, record, before)
+        before.append(record)
+    assert (tmp_path / "model/name").read_text() == "b"
 
 
 def test_another_study_in_the_folder_is_not_touched(reviews: Path, tiny: Path, tmp_path: Path) -> None:

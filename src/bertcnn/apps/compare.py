@@ -202,7 +202,7 @@ def _say_verdict(found: "Report", folder: Path) -> None:
     out.print(f"\nThe report is [bold]{escape(str(folder / 'report.html'))}[/].", highlight=False, soft_wrap=True)
     if (folder / "model").is_dir():
         out.print(
-            f"The best network on dev is saved in [bold]{escape(str(folder / 'model'))}[/].",
+            f"The network that is best on the first dev split is saved in [bold]{escape(str(folder / 'model'))}[/].",
             highlight=False,
             soft_wrap=True,
         )

@@ -9,7 +9,7 @@ from statistics import fmean
 import numpy as np
 import numpy.typing as npt
 
-from bertcnn.study.evidence import Example, Pooled, Result, Study
+from bertcnn.study.evidence import FULL, Example, Pooled, Result, Study
 from bertcnn.study.statistics import Outcomes, data_needed
 from bertcnn.study.verdict import Answer
 
@@ -25,8 +25,8 @@ class Curve:
 
     Attributes:
         system: Its name.
-        points: (training texts, accuracy on test), growing.
-        needs: Texts at which the curve reaches another system's score on all texts; None if never.
+        points: (training texts, accuracy on test), growing, of the seeds and folds that all points have.
+        needs: Texts at which the curve reaches another system's score on all texts; None: more than were tried.
     """
 
     system: str
@@ -80,16 +80,21 @@ def over(runs: Iterable[Result], fold: Callable[[list[float]], float], *path: st
 
 def curves(study: Study, data: str, ladder: Sequence[str]) -> tuple[Curve, ...]:
     """Return the learning curves of systems with two fractions or more, and what each needs to reach another."""
-    points = {}
+    points, full = {}, {}
     for name in ladder:
         done = [run for run in study.of(data, name, fraction=None) if run.done]
-        at = [[run for run in done if run.fraction == fraction] for fraction in sorted({run.fraction for run in done})]
+        fractions = sorted({run.fraction for run in done})
+        splits = [{(run.seed, run.fold) for run in done if run.fraction == fraction} for fraction in fractions]
+        shared = set.intersection(*splits) if splits else set()  # else one point could rest on easier texts
+        kept = [run for run in done if (run.seed, run.fold) in shared] or done
+        at = [[run for run in kept if run.fraction == fraction] for fraction in fractions]
         sizes = [over(runs, fmean, "texts", "train") for runs in at]
         scores = [over(runs, fmean, "test", "accuracy") for runs in at]
         line = [(x, y) for x, y in zip(sizes, scores, strict=True) if x and y is not None]
         if len(line) > 1:
             points[name] = tuple(line)
-    full = {name: points[name][-1][1] for name in points}
+            if fractions[-1] == FULL:
+                full[name] = line[-1][1]
     return tuple(
         Curve(
             name,

@@ -4,8 +4,9 @@ How figures look is in ``tables`` and ``pictures``.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
@@ -56,8 +57,9 @@ class Row:
         cost: By the names of a line of ``results.jsonl``.
         epochs: Until 99 % of the best dev score.
         seconds: Until then.
-        best: Whether it is the best on dev of this data set.
-        on_frontier: Whether no other system is both faster and more accurate; None without speed.
+        whole: Whether it is tested on all texts that any is tested on.
+        best: Whether it is the best on dev of this data set, among those tested on all texts that any is tested on.
+        on_frontier: Whether no other of them is both faster and more accurate; None for the others, and without speed.
     """
 
     system: str
@@ -73,6 +75,7 @@ class Row:
     cost: dict[str, float | None]
     epochs: float | None
     seconds: float | None
+    whole: bool
     best: bool
     on_frontier: bool | None
 
@@ -179,7 +182,7 @@ def find(study: Study) -> Report:
             "broken": study.broken,
         },
         warnings=_warnings(study),
-        notes=tuple(dict.fromkeys([*study.notes, *contradictions(verdict)])),
+        notes=tuple(dict.fromkeys([*study.notes, *contradictions(verdict), *_mixed(study), *_partly(data)])),
     )
 
 
@@ -194,6 +197,34 @@ def _warnings(study: Study) -> dict[str, int]:
         whose = "" if len(systems) == len({run.system for run in study.of(data)}) else f", {', '.join(systems)}"
         found[f"{data}{whose}: {text}"] = systems.total()
     return dict(sorted(found.items(), key=lambda one: -one[1]))
+
+
+def _mixed(study: Study) -> Iterable[str]:
+    """Say which systems were run with different settings, as by versions of the program with other defaults."""
+    values: dict[tuple[str, str], dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
+    for run in study.runs:
+        for name, value in run.table("settings").items() if run.done else ():
+            if name not in _FREE and name not in run.table("chosen"):
+                shown = Path(str(value)).name if name == "encoder" else _plain(value)
+                values[run.data, run.system][name][shown] = None
+    for (data, one), settings in values.items():
+        mixed = [f"{name} {' and '.join(seen)}" for name, seen in settings.items() if len(seen) > 1]
+        if mixed:
+            yield f"{data}, {one}: runs with different settings are taken together ({'; '.join(mixed)})."
+
+
+_FREE = {"seed", "cache", "report_to"}
+"""Settings that may differ between runs of one system."""
+
+
+def _partly(data: Iterable[DataSet]) -> Iterable[str]:
+    """Say which systems were tested on fewer texts than others."""
+    for one in data:
+        names = [f"{row.system} ({row.runs} of {row.expected} runs)" for row in one.rows if row.runs and not row.whole]
+        if names:
+            yield (
+                f"{one.name}: tested on fewer texts than others, and so not ranked, nor in slices: {', '.join(names)}."
+            )
 
 
 def _ladder(study: Study) -> tuple[str, ...]:
@@ -211,7 +242,9 @@ def _verdict(study: Study, names: Iterable[str], examples: Mapping[str, Mapping[
                 score = run.number("dev", "accuracy")
                 if run.done and score is not None and study.pooled(data, run.system) is not None:
                     dev[run.system][run.seed, run.fold] = score
-            pair = sides(question.left, question.right, dev, matched=question.matched)
+            # The last question is of any two; of equals the left one is the higher on the ladder.
+            every = tuple(sorted(dev, key=ladder_place, reverse=True))
+            pair = sides(question.left or every, question.right or every, dev, matched=question.matched)
             if pair is None:
                 continue
             left, right = (_outcomes(study, data, name) for name in pair)
@@ -242,18 +275,20 @@ def _data_set(
     pooled = {one: found for one in ladder if (found := study.pooled(name, one)) is not None}
     sized = next((run for run in [*runs, *study.of(name, fraction=None)] if run.done), None)
     texts = {part: int(n) for part in ("train", "dev", "test") if sized and (n := sized.number("texts", part))}
-    tested = max((len(np.unique(found.outcomes.example)) for found in pooled.values()), default=0)
+    tested = {one: np.unique(found.outcomes.example) for one, found in pooled.items()}
+    most = max(map(len, tested.values()), default=0)
+    whole = {one: found for one, found in pooled.items() if len(tested[one]) == most}
     here = [one for one in verdict if one.data == name]
     labels = sized.labels if sized else ()
     return DataSet(
         name=name,
         texts=texts,
-        tested=tested,
+        tested=most,
         labels=labels,
         fingerprints=tuple(dict.fromkeys(str(r.line["fingerprint"]) for r in runs if r.line.get("fingerprint"))),
-        rows=_rows(study, name, ladder),
+        rows=_rows(study, name, ladder, whole),
         curves=curves(study, name, ladder),
-        slices=tuple(slices(pooled, examples)),
+        slices=tuple(slices(whole, examples)),
         flips={one: flipped for one in ladder if (flipped := flips(study.of(name, one)))},
         behaviour={one: tallies for one in ladder if (tallies := behaviour(study.of(name, one)))},
         transfer={one: moved for one in ladder if (moved := transfer(study.of(name, one)))},
@@ -266,21 +301,24 @@ def _data_set(
     )
 
 
-def _rows(study: Study, data: str, ladder: Sequence[str]) -> tuple[Row, ...]:
+def _rows(study: Study, data: str, ladder: Sequence[str], whole: Container[str]) -> tuple[Row, ...]:
     """Return the systems of a data set, the best on dev and those on the frontier marked."""
     expected = study.expected(data)
-    rows = [_row(study, data, name, expected[name]) for name in ladder if name in expected or study.of(data, name)]
-    best = max((row.dev_accuracy for row in rows if row.dev_accuracy is not None), default=None)
+    rows = [
+        replace(_row(study, data, name, expected[name]), whole=name in whole)
+        for name in ladder
+        if name in expected or study.of(data, name)
+    ]
+    best = max((row.dev_accuracy for row in rows if row.whole and row.dev_accuracy is not None), default=-1.0)
     placed = [
         (row.system, 1 / speed, row.accuracy.value)
         for row in rows
-        if row.accuracy and (speed := row.cost["texts_per_second"])
+        if row.whole and row.accuracy and (speed := row.cost["texts_per_second"])
     ]
     flags = frontier([cost for _, cost, _ in placed], [score for _, _, score in placed]) if placed else []
     ahead = {name: bool(flag) for (name, _, _), flag in zip(placed, flags, strict=True)}
     return tuple(
-        replace(row, best=best is not None and row.dev_accuracy == best, on_frontier=ahead.get(row.system))
-        for row in rows
+        replace(row, best=row.whole and row.dev_accuracy == best, on_frontier=ahead.get(row.system)) for row in rows
     )
 
 
@@ -304,6 +342,7 @@ def _row(study: Study, data: str, name: str, expected: int) -> Row:
         cost={key: over(done, max if key == "peak_megabytes" else median, "cost", key) for key in COSTS},
         epochs=median(e for e, _ in times) if times else None,
         seconds=median(s for _, s in times) if times else None,
+        whole=False,
         best=False,
         on_frontier=None,
     )

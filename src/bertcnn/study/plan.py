@@ -8,7 +8,7 @@ A TOML file has a table ``[study]``, one ``[[data]]`` a data set, optionally ``[
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -175,6 +175,24 @@ def write_plan(plan: Plan, file: str | Path) -> None:
     Path(file).write_text(tomli_w.dumps({"study": values, **tables}), "utf-8")
 
 
+def with_dropped(plan: Plan, before: Plan) -> Plan:
+    """Return a plan with the data sets that only an earlier plan of the same study names."""
+    names = {task.name for task in plan.data}
+    dropped = tuple(
+        replace(
+            task,
+            systems=task.systems or before.systems,
+            seeds=task.seeds or before.seeds,
+            fractions=task.fractions or before.fractions,
+        )
+        for task in before.data
+        if task.name not in names
+    )
+    whole = replace(plan, data=(*plan.data, *dropped))
+    run = {one.system for one in whole.runs()}
+    return replace(whole, settings={n: s for n, s in {**before.settings, **plan.settings}.items() if n in run})
+
+
 def find_source(source: str) -> str:
     """Return where a source is: itself, or in the folder of ``BERTCNN_DATA``."""
     folder = os.environ.get("BERTCNN_DATA")
@@ -195,6 +213,8 @@ def _faults(plan: Plan) -> Iterator[str]:
     fractions = [f for task in plan.data for f in task.fractions] + list(plan.fractions)
     if any(not 0 < f <= 1 for f in fractions) or not plan.fractions:
         yield f"fractions are {fractions}, expected above 0, to 1"
+    elif any(max(given) < 1 for given in [plan.fractions, *(task.fractions for task in plan.data)] if given):
+        yield f"fractions are {fractions}, expected 1 among them: scores and tests are of all training texts"
     if len(set(plan.systems)) < len(plan.systems):
         yield "a system is named twice"
     unused = set(plan.settings) - {run.system for run in plan.runs()}

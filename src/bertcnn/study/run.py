@@ -27,7 +27,7 @@ from bertcnn.study.evidence import SCHEMA
 from bertcnn.study.perturb import PERTURBATIONS, perturbed
 from bertcnn.study.plan import Plan, Run, find_source
 from bertcnn.study.systems import FIXED, Classifier, System, Values, fit, network_settings, system
-from bertcnn.text.dataset import Examples
+from bertcnn.text.dataset import Examples, normal_form
 
 PERTURBED_TEXTS = 200
 VERSIONS_OF = ("bertcnn", "torch", "transformers", "scikit-learn", "numpy")
@@ -84,6 +84,7 @@ def _work(plan: Plan, run: Run, folder: Path) -> Record:
 
         save(trained, folder / CANDIDATE, overwrite=True)
     cost = measure(fitted.system, test.texts, train_seconds=fitted.seconds, predict_seconds=seconds)
+    transfer, seen = _transfer(plan, run, fitted.system, known, division) if run.fraction == 1 else ({}, [])
     return {
         "texts": {"train": len(division.train), "dev": len(division.dev), "test": len(test)},
         "labels": labels,
@@ -93,7 +94,7 @@ def _work(plan: Plan, run: Run, folder: Path) -> Record:
         "test": _scores(truth, probabilities),
         "flips": _flips(fitted.system, test.texts, run.seed) if run.fraction == 1 else None,
         "behaviour": _behaviour(fitted.system, known) if run.fraction == 1 else None,
-        "transfer": _transfer(plan, run, fitted.system, known) if run.fraction == 1 else {},
+        "transfer": transfer,
         "cost": asdict(cost),
         "progress": _curve(fitted.system),
         "settings": _all_settings(plan, run, fitted.chosen),
@@ -102,6 +103,7 @@ def _work(plan: Plan, run: Run, folder: Path) -> Record:
         "warnings": [
             *([] if trained is None else trained.warnings),
             *(f"{count:,} texts are in both {pair}" for pair, count in division.leaks.items()),
+            *seen,
             *(f"label {name!r} is in test and not in train" for name in labels if name not in known),
         ],
     }
@@ -199,10 +201,16 @@ def _behaviour(one: Classifier, labels: Sequence[str]) -> dict[str, dict[str, in
     return {name: asdict(tally) for name, tally in tallies.items()}
 
 
-def _transfer(plan: Plan, run: Run, one: Classifier, labels: Sequence[str]) -> dict[str, dict[str, float]]:
-    found = {}
+def _transfer(
+    plan: Plan, run: Run, one: Classifier, labels: Sequence[str], division: Division
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Return the scores on other data sets, and warnings of texts there that were learned from or chosen on."""
+    found, warnings = {}, []
+    known = {normal_form(text) for text in (*division.train.texts, *division.dev.texts)}
     for transfer in plan.task(run.data).transfer:
         examples = read_transfer(transfer)
+        if shared := len(known & {normal_form(text) for text in examples.texts}):
+            warnings.append(f"{shared:,} texts are in both train or dev and transfer {transfer.name}")
         probabilities = np.asarray(one.predict_proba(examples.texts))
         scores = _scores(_truth(examples, labels), probabilities)
         found[transfer.name] = {
@@ -210,7 +218,7 @@ def _transfer(plan: Plan, run: Run, one: Classifier, labels: Sequence[str]) -> d
             "accuracy": scores["accuracy"],
             "macro_f1": scores["macro_f1"],
         }
-    return found
+    return found, warnings
 
 
 def _curve(one: Classifier) -> list[dict[str, float]]:

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -23,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bertcnn.errors import DataError, StudyError
 from bertcnn.study.division import Table, read_table, read_transfer
 from bertcnn.study.evidence import SCHEMA, read_runs
-from bertcnn.study.plan import Plan, Run, read_plan, write_plan
+from bertcnn.study.plan import Plan, Run, read_plan, with_dropped, write_plan
 from bertcnn.study.run import CANDIDATE, Record, check_system, made_by, work
 from bertcnn.study.slices import slices_of
 from bertcnn.study.systems import system
@@ -67,7 +68,7 @@ def _run_missing(plan: Plan, folder: Path, tables: dict[str, Table], console: Co
             shutil.rmtree(folder / CANDIDATE, ignore_errors=True)
             record = (_in_process if isolated else work)(plan, run, folder)
             if record["status"] == "done":
-                _keep_winner(folder, run, record, read_results(folder))
+                _keep_winner(folder, record, read_results(folder))
             _append(folder / "results.jsonl", record)
             advance(record)
     shutil.rmtree(folder / CANDIDATE, ignore_errors=True)
@@ -93,6 +94,10 @@ def _check_labels(examples: Examples, table: Table) -> None:
 
 def _key(record: Record) -> str:
     return Run(record["data"], record["system"], record["seed"], record["fold"], record["fraction"]).key
+
+
+def _split(record: Record) -> tuple[Any, ...]:
+    return record["data"], record["seed"], record["fold"], record["fraction"]
 
 
 def _append(file: Path, record: Record) -> None:
@@ -131,7 +136,9 @@ def _claimed(plan: Plan, folder: Path, tables: dict[str, Table]) -> Iterator[Non
     if not note.is_file() and folder.exists() and any(folder.iterdir()):
         raise StudyError(f"{folder} is there already and holds no study. Give another --output.")
     if note.is_file():
-        _check_same(plan, read_plan(note), folder, tables)
+        before = read_plan(note)
+        _check_same(plan, before, folder, tables)
+        plan = with_dropped(plan, before)
     for part in ("texts", "outcomes"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     try:
@@ -150,7 +157,10 @@ def _claimed(plan: Plan, folder: Path, tables: dict[str, Table]) -> Iterator[Non
 def _check_same(plan: Plan, before: Plan, folder: Path, tables: dict[str, Table]) -> None:
     same = ("model", "training", "tune", "vectors")
     changed = [name for name in same if getattr(before, name) != getattr(plan, name)]
-    changed += [f"settings of {n}" for n, known in before.settings.items() if plan.settings.get(n, {}) != known]
+    ran = {record["system"] for record in read_results(folder)} & {run.system for run in plan.runs()}
+    changed += [
+        f"settings of {name}" for name in sorted(ran) if before.settings.get(name, {}) != plan.settings.get(name, {})
+    ]
     mine = {task.name: task for task in plan.data}
     free = {"systems", "seeds", "fractions"}  # there may be more of these
     for task in before.data:
@@ -175,18 +185,17 @@ def _content(table: Table) -> str:
     return fingerprint_of((table.train, table.dev, table.test)) + "\n"
 
 
-def _keep_winner(folder: Path, run: Run, record: Record, before: Sequence[Record]) -> None:
-    """Let the loadable system with the best dev score so far be ``model/``."""
+def _keep_winner(folder: Path, record: Record, before: Sequence[Record]) -> None:
+    """Let the loadable system with the best dev score so far be ``model/``.
+
+    Only the first seed and fold of the first data set are in question: scores on other dev texts cannot be compared.
+    """
     candidate = folder / CANDIDATE
     if not candidate.is_dir():
         return
-    rivals = [
-        r["dev"]["accuracy"]
-        for r in before
-        if r["status"] == "done" and r["data"] == run.data and r["progress"] and r["fraction"] == 1
-    ]
-    first_data = not before or before[0]["data"] == run.data
-    if first_data and run.fraction == 1 and record["dev"]["accuracy"] > max(rivals, default=-1.0):
+    first = _split((*before, record)[0])
+    rivals = [r["dev"]["accuracy"] for r in before if r["status"] == "done" and r["progress"] and _split(r) == first]
+    if _split(record) == first and record["dev"]["accuracy"] > max(rivals, default=-1.0):
         old = folder / "model.old"
         shutil.rmtree(old, ignore_errors=True)
         if (folder / "model").exists():

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bertcnn.inference.metrics import Estimate
-from bertcnn.study.details import Contrast, Slice
+from bertcnn.study.details import Contrast, Curve, Slice
 from bertcnn.study.findings import DataSet, Report, Row
 from bertcnn.study.verdict import chance
 
@@ -99,8 +99,7 @@ def needs(data: DataSet, systems: Sequence[str]) -> Table | None:
         return None
     lines = []
     for curve in shown:
-        first = curve.points[0][0]
-        cells = [Cell(_need(curve.needs[one.system], first) if one is not curve else NOTHING) for one in shown]
+        cells = [Cell(_need(curve, one.system)) for one in shown]
         lines.append(Line((word(curve.system), *cells)))
     heads = (f"{curve.system} ({percent(curve.points[-1][1])}\u00a0%)" for curve in shown)
     return Table(("Who needs how many to reach", *heads), tuple(lines))
@@ -293,10 +292,13 @@ def _heat(
     return Table((first, *([] if second is None else [second]), *systems), tuple(lines))
 
 
-def _need(texts: float | None, first: float) -> str:
-    """Write how many texts are needed; at the least that were tried, fewer may do."""
+def _need(curve: Curve, other: str) -> str:
+    """Write how many texts a system needs to reach another; at the least that were tried, fewer may do."""
+    if other not in curve.needs:
+        return NOTHING
+    (first, _), texts, (last, _) = curve.points[0], curve.needs[other], curve.points[-1]
     if texts is None:
-        return "never"
+        return f"more than {last:,.0f}"
     return f"{texts:,.0f}" if texts > first else f"at most {texts:,.0f}"
 
 

@@ -257,7 +257,7 @@ def _no_worse(found: Answer, margin: float) -> str:
     """Say whether the interval excludes that the left side is worse by more than a margin."""
     most = f"{100 * margin:g} point" + ("" if margin == 0.01 else "s")
     if found.difference.low > -margin:
-        return f" That it is at most {most} worse is shown by the interval."
+        return f" By the interval, which is not corrected, it is at most {most} worse."
     worst = _points(-100 * found.difference.low)
     return f" That it is at most {most} worse is not shown: by the interval it may cost {worst} points."
 
