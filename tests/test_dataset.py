@@ -404,6 +404,27 @@ def test_duplicates_never_straddle_a_split(rows: list[Any], fraction: float, see
     assert len(inside) <= fraction * len(inside | outside) + 1
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_text_with_several_labels_does_not_take_a_rare_one_away(seed: int) -> None:
+    """As raw annotations have it: another annotator's label of a text stands in a row of its own."""
+    texts, labels = [f"text {i}" for i in range(100)], ["a", "b"] * 50
+    train = examples_of([*texts, *texts[:2]], [*labels, "c", "c"])
+    taken = set(stratified_rows(train, 0.5, seed=seed))
+    kept = [label for i, label in enumerate(train.labels) if i not in taken]
+    assert kept.count("c") == 2
+
+
+def test_what_is_no_number_is_missing(tmp_path: Path) -> None:
+    """As pyarrow writes a column of numbers with gaps; it was read as a label 'nan'."""
+    table = pa.table({"text": ["one", "two", "three"], "label": pa.array([0.0, 1.0, math.nan])})
+    pq.write_table(table, tmp_path / "gaps.parquet")
+    with pytest.raises(DataError, match="no label in row 3"):
+        load_examples(str(tmp_path / "gaps.parquet"), DataSettings())
+    (tmp_path / "gaps.jsonl").write_text('{"text": NaN, "label": 1.0}\n{"text": "two", "label": 2}\n')
+    found = load_examples(str(tmp_path / "gaps.jsonl"), DataSettings())["train"]
+    assert (found.texts, found.labels) == (["", "two"], ["1", "2"])
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     counts=st.lists(st.integers(1, 9), min_size=2, max_size=6),

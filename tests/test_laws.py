@@ -121,6 +121,22 @@ def test_6_the_cache_is_kept_clean(
     assert np.abs(again[0]).max() > 0
 
 
+@pytest.mark.parametrize("damage", ["states.npy", "starts.npy", "seconds.txt", "cut", "empty"])
+def test_6_a_damaged_entry_is_written_anew(tiny: str, tokenizer: PieceTokenizer, tmp_path: Path, damage: str) -> None:
+    model = BertCNN.from_encoder(tiny, depth=1)
+    pieces = tokenizer(["a good film", "a bad film"])
+    values = np.array(cached_states(model, tokenizer, pieces, tmp_path).values)
+    (entry,) = tmp_path.iterdir()
+    if damage in {"cut", "empty"}:
+        whole = (entry / "states.npy").read_bytes()
+        (entry / "states.npy").write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"")
+    else:
+        (entry / damage).unlink()
+    again = cached_states(model, tokenizer, pieces, tmp_path)
+    assert (again.values == values).all()
+    assert list(tmp_path.iterdir()) == [entry]
+
+
 # Law 7, ONNX agrees with torch, waits for the ONNX runtime.
 
 

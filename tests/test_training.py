@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,10 @@ from bertcnn.apps.cli import app
 from bertcnn.network import model
 from bertcnn.settings import change, read_settings
 from bertcnn.text.dataset import Examples, Splits
+from bertcnn.text.labels import Labels
 from bertcnn.training import stage
 from bertcnn.training import train as training
-from bertcnn.training.build import build_model
+from bertcnn.training.build import _class_weights, build_model
 from bertcnn.training.callbacks import COLLAPSED, VANISHED, Interruption, Watchdog
 from bertcnn.training.stage import make_optimizer
 from tests.conftest import BAD, GOOD, OTHER, make_texts, warm_command
@@ -320,6 +322,63 @@ def test_whatever_stops_a_run_is_noted_once_and_obeyed_twice(number: signal.Sign
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("chooses", [True, False])
+@pytest.mark.parametrize("when", ["within an epoch", "at the end of one", "at the end of all"])
+def test_what_was_trained_before_a_stop_is_not_trained_again(
+    splits: Splits, quick: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, chooses: bool
+) -> None:
+    """Trainer deletes all checkpoints but the best when it ends, and an epoch that ended has its score."""
+    monkeypatch.setattr(training, "FEW_DEV_TEXTS", 0 if chooses else 10**6)
+    scores = itertools.cycle([0.9, 0.5, 0.6, 0.7])
+    monkeypatch.setattr(stage, "score_epoch", lambda _: {"accuracy": next(scores), "log_loss": 1.0})
+    given = change(quick, {"method": "frozen", "head_epochs": 4, "patience": 9})
+    whole = train(splits, given)
+    steps = max(entry["step"] for entry in whole.history)
+    stop = {"within an epoch": steps - 1, "at the end of one": steps // 4, "at the end of all": steps}[when]
+    seen: list[int] = []
+    real = Interruption.on_step_end
+
+    def stopping(self: Interruption, args: Any, state: Any, control: Any, **more: Any) -> None:
+        seen.append(state.global_step)
+        self.wanted = state.global_step == stop and len(seen) == stop
+        real(self, args, state, control, **more)
+
+    monkeypatch.setattr(Interruption, "on_step_end", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train(splits, given, checkpoints=tmp_path)
+    again = train(splits, given, checkpoints=tmp_path, resume=True)
+    assert seen == list(range(1, steps + 1))
+    told = [[entry["eval_accuracy"] for entry in run.history if "eval_accuracy" in entry] for run in (whole, again)]
+    assert told == [[0.9, 0.5, 0.6, 0.7]] * 2
+    assert (again.predictor.logits(["a good film"]) == whole.predictor.logits(["a good film"])).all()
+
+
+def test_one_process_trains_on_one_gpu(splits: Splits, quick: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two, Trainer would double the batch and split the windows of long texts from their places."""
+
+    def with_two(**given: Any) -> TrainingArguments:
+        arguments = TrainingArguments(**given)
+        arguments._n_gpu = 2
+        return arguments
+
+    given = change(quick, {"method": "frozen", "head_epochs": 1})
+    steps = [max(entry["step"] for entry in train(splits, given).history)]
+    monkeypatch.setattr(stage, "TrainingArguments", with_two)
+    steps.append(max(entry["step"] for entry in train(splits, given).history))
+    assert steps[0] == steps[1]
+
+
+def test_no_dev_text_is_refused(splits: Splits, quick: Settings) -> None:
+    with pytest.raises(DataError, match="no texts to choose and calibrate on"):
+        train(replace(splits, dev=Examples([], [], "dev.csv")), quick)
+
+
+def test_a_label_that_always_holds_is_learned_with_balanced_weights() -> None:
+    truth = np.array([[1, 0, 1], [1, 1, 0], [1, 0, 0], [1, 0, 0]], dtype=np.float32)
+    found = _class_weights("balanced", Labels(("a", "b", "c"), many=True), truth)
+    assert found == pytest.approx([1 / 4, 3.0, 3.0])
 
 
 def test_resume_refuses_other_settings_and_nothing_to_resume(tiny: str, csv_file: Path, tmp_path: Path) -> None:

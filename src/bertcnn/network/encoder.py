@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
@@ -100,7 +101,7 @@ def load_encoder(name: str, depth: int | Literal["half", "all"] = "all") -> PreT
             encoder: PreTrainedModel = _model_class(config).from_pretrained(
                 place, config=config, use_safetensors=True, dtype=torch.float32, **_no_pooler(config)
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise EncoderError(_not_found(name, error)) from error
     return encoder
 

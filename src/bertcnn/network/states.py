@@ -211,9 +211,8 @@ def cached_states(
     digest.update(repr((config.states, config.windowing, str(config.encoder.model_type), model.dtype)).encode())
     digest.update(pieces.ids.tobytes() + pieces.starts.tobytes())
     folder = cache / digest.hexdigest()[:32]
-    with suppress(FileNotFoundError):  # it is not there, or another process drops it just now
-        os.utime(folder)
-        return States.load(folder)
+    if (known := _entry(folder)) is not None:
+        return known
     try:
         write_states(folder, model, tokenizer, pieces, progress=progress)
     except TrainingError:
@@ -223,6 +222,25 @@ def cached_states(
     found = States.load(folder)
     _drop_oldest(cache, keep=folder)
     return found
+
+
+def _entry(folder: Path) -> States | None:
+    """Return what an entry holds; None if there is none, or if it is damaged, as by a power cut: it is deleted then."""
+    try:
+        with suppress(OSError):  # of a cache that may only be read
+            os.utime(folder)
+        return States.load(folder)
+    except (OSError, ValueError, EOFError):
+        _drop(folder)
+        return None
+
+
+def _drop(folder: Path) -> None:
+    """Delete an entry; under its name it is whole, or not there."""
+    gone = folder.with_name(f".draft-{folder.name}-{os.getpid()}")
+    with suppress(OSError):  # it is not there, or another process drops it just now
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _drop_oldest(cache: Path, *, keep: Path) -> None:
@@ -237,7 +255,7 @@ def _drop_oldest(cache: Path, *, keep: Path) -> None:
         is_draft = entry.name.startswith(".")
         if entry == keep or (time.time() - changed < DRAFT_SECONDS if is_draft else total <= CACHE_BYTES):
             continue
-        shutil.rmtree(entry, ignore_errors=True)
+        _drop(entry)
         total -= size
 
 

@@ -1,6 +1,7 @@
 """Labelled texts from files and hubs: reading, checking, splitting."""
 
 import hashlib
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -206,6 +207,11 @@ def stratified_rows(examples: Examples, fraction: float, *, seed: int) -> list[i
         label = examples.labels[rows[0]]
         return label if isinstance(label, str) else min(label, key=lambda n: (counts[n], n), default="")
 
+    def names(rows: list[int]) -> set[str]:
+        """Return all labels of a text, which may stand in rows with different ones."""
+        labels = [examples.labels[i] for i in rows]
+        return {name for label in labels for name in ([label] if isinstance(label, str) else label)}
+
     strata: dict[str, list[list[int]]] = defaultdict(list)
     for rows in groups.values():
         strata[stratum(rows)].append(rows)
@@ -216,10 +222,10 @@ def stratified_rows(examples: Examples, fraction: float, *, seed: int) -> list[i
         line.extend((name, rows) for rows in strata[name])
     offset = generator.random()
     picked: list[int] = []
-    left = {name: len(members) for name, members in strata.items()}
-    for i, (name, rows) in enumerate(line):
-        if int((i + 1) * fraction + offset) > int(i * fraction + offset) and left[name] > 2:
-            left[name] -= 1
+    left = Counter(name for rows in groups.values() for name in names(rows))
+    for i, (_, rows) in enumerate(line):
+        if int((i + 1) * fraction + offset) > int(i * fraction + offset) and all(left[n] > 2 for n in names(rows)):
+            left.subtract(names(rows))
             picked.extend(rows)
     return picked
 
@@ -264,7 +270,12 @@ def as_text(value: Any) -> str:
         raise DataError(
             f"A text is a {type(value).__name__}, {shown}. Expected a string; choose another column with --text."
         )
-    return "" if value is None else str(value)
+    return "" if _is_missing(value) else str(value)
+
+
+def _is_missing(value: Any) -> bool:
+    """Return whether a cell holds nothing: none, or what is no number in a column of numbers."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Examples:
@@ -305,7 +316,7 @@ def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Exa
 def _one(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return "" if value is None else str(value).strip()
+    return "" if _is_missing(value) else str(value).strip()
 
 
 def _many(value: Any, separator: str) -> tuple[str, ...]:

@@ -79,6 +79,6 @@ def _class_weights(choice: str | tuple[float, ...], labels: Labels, truth: Truth
         return list(choice)
     if labels.many:
         positives = truth.sum(axis=0)
-        return [float(w) for w in (len(truth) - positives) / np.maximum(positives, 1)]
+        return [float(w) for w in np.maximum(len(truth) - positives, 1) / np.maximum(positives, 1)]
     counts = np.bincount(truth, minlength=len(labels.names))
     return [float(w) for w in len(truth) / (len(counts) * counts)]

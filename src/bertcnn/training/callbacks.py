@@ -175,9 +175,15 @@ class Interruption(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.wanted:
-            control.should_save = control.should_training_stop = True
+            control.should_training_stop = True
+            control.should_save = not _is_whole(state)  # else it is saved after its score is known
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.wanted:
+        if self.wanted and not _is_whole(state):
             # The epoch was cut short: its score would be kept as if it were a whole one's.
             control.should_evaluate = control.should_save = False
+
+
+def _is_whole(state: TrainerState) -> bool:
+    """Return whether training stands at the end of an epoch."""
+    return float(state.epoch or 0.0).is_integer()

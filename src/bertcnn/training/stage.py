@@ -147,7 +147,9 @@ def run_stage(
         enable()
     reports = [name for name in settings.report_to if name != "none"]
     bf16 = settings.precision == "bf16" or (
-        settings.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        settings.precision == "auto"
+        and torch.cuda.is_available()
+        and torch.cuda.is_bf16_supported(including_emulation=False)
     )
     arguments = TrainingArguments(
         output_dir=str(stage.folder),
@@ -161,7 +163,7 @@ def run_stage(
         train_sampling_strategy="group_by_length",
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=1,
+        save_total_limit=2,  # the best and the last; of 1, Trainer deletes the last when it ends, if only to stop
         load_best_model_at_end=stage.chooses,
         restore_callback_states_from_checkpoint=True,  # how many epochs were no better
         metric_for_best_model=stage.metric,
@@ -178,6 +180,8 @@ def run_stage(
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
     )
+    # One process has one GPU, and more go by torchrun: torch's DataParallel would split windows from their texts.
+    arguments._n_gpu = min(1, arguments.n_gpu)
     trainer = Trainer(
         model=module,
         args=arguments,

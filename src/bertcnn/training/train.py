@@ -108,7 +108,7 @@ def train(
         console: Where progress is shown; None: nowhere.
 
     Raises:
-        DataError: Labels that cannot be learned, or that dev or test has and train does not.
+        DataError: Labels that cannot be learned, or that dev or test has and train does not; no dev texts.
         EncoderError: The encoder cannot be loaded.
         SettingsError: A setting does not fit, or no depth answers within ``budget_ms``.
         TrainingError: The loss became infinite, or the disk is full.
@@ -123,6 +123,8 @@ def train(
     if settings.training.batch_size == "auto":
         size = SMALL_BATCH if len(splits.train) < FEW_TEXTS else BATCH
         settings = replace(settings, training=replace(settings.training, batch_size=size))
+    if not len(splits.dev):
+        raise DataError(f"{splits.dev.source} has no texts to choose and calibrate on. Give some as dev.")
     labels = Labels.of(splits.train.labels)
     parts = {"train": splits.train, "dev": splits.dev, "test": splits.test}
     truths: dict[str, Truth] = {
