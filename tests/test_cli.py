@@ -4,10 +4,11 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -16,6 +17,7 @@ import typer
 
 import bertcnn
 from bertcnn import Predictor
+from bertcnn.apps import show
 from bertcnn.apps.cli import app, main
 from bertcnn.apps.show import err, out, say_findings, show_rows, show_scores
 from bertcnn.inference.metrics import evaluate
@@ -492,6 +494,37 @@ def test_a_text_neither_steers_nor_fills_the_terminal(capsys: pytest.CaptureFixt
     assert "\x1b]" not in said
     assert "\x1b[31m" not in said
     assert 900 < said.count("x") < 1000
+
+
+def test_rows_are_shown_as_they_come(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show, "ROWS_SHOWN_AT_ONCE", 2)
+    seen: list[str] = []
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for i in range(5):
+            seen.append(capsys.readouterr().out)
+            yield {"text": f"text {i}", "prediction": "a", "confidence": 1.0}
+
+    assert show_rows(rows(), "text") == 5
+    assert "text 1" in "".join(seen)
+    assert "text 4" in capsys.readouterr().out
+
+
+def test_a_text_in_the_place_of_a_model(folder: Path) -> None:
+    for command in ("predict", "serve", "export", "check", "explain", "evaluate"):
+        done = call(command, "a very long text " * 30, *(["x.csv"] if command == "evaluate" else []))
+        assert done.code == 2
+        assert "No model folder" in done.err
+
+
+def test_what_the_system_refuses_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "/secret/README.md.draft")
+
+    monkeypatch.setattr("bertcnn.inference.certificate.write_certificate", refuse)
+    done = call("check", folder)
+    assert done.code == 2
+    assert "The system refuses: [Errno 13] Permission denied: '/secret/README.md.draft'" in done.err
 
 
 def test_nothing_to_resume(csv_file: Path, tmp_path: Path) -> None:

@@ -575,6 +575,22 @@ def test_risk_and_coverage_by_hand() -> None:
         risk_coverage(np.zeros((0, 2)), np.zeros(0, dtype=np.int64))
 
 
+def test_the_confidence_to_answer_from_is_short_and_parts_the_same_texts() -> None:
+    """Rounded to three digits it was 1.000, from which nothing is answered."""
+    sure = np.array([0.99962, 0.91245, 0.91239, 0.7])
+    curve = risk_coverage(np.stack([sure, 1 - sure], axis=1), np.array([0, 0, 1, 0]))
+    assert [one.threshold for one in curve] == [0.999, 0.9124, 0.912, 0.7]
+    assert [int((sure >= one.threshold).sum()) for one in curve] == [one.answered for one in curve] == [1, 2, 3, 4]
+
+
+@given(st.lists(st.floats(0.5, 1.0), min_size=1, max_size=30))
+def test_the_confidence_to_answer_from_answers_what_it_says(sure: list[float]) -> None:
+    table = np.stack([np.array(sure), 1 - np.array(sure)], axis=1)
+    for one in risk_coverage(table, np.zeros(len(sure), dtype=np.int64)):
+        assert int((np.array(sure) >= one.threshold).sum()) == one.answered
+        assert float(repr(one.threshold)) == one.threshold
+
+
 def test_risk_of_many_labels_is_of_the_whole_set() -> None:
     probabilities = np.array([[0.9, 0.4], [0.6, 0.6]])
     curve = risk_coverage(probabilities, np.array([[1, 0], [1, 0]]))

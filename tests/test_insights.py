@@ -462,6 +462,20 @@ def test_no_texts_one_text_and_no_filters(two: Predictor, tiny: str) -> None:
         insights(two, ["good", 3])  # type: ignore[list-item]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_texts_that_no_filter_reads(tiny: str, order: int) -> None:
+    """A text shorter than all windows has none, and no phrase."""
+    torch.manual_seed(0)
+    short = Predictor(BertCNN.from_encoder(tiny, depth=1, num_filters=4, kernel_sizes=(3, 4)), load_tokenizer(tiny))
+    torch.nn.init.zeros_(short.model.head.cnn.weight)
+    short.model.head.cnn.bias.data = torch.tensor([-1.0, 1, 1, 1, 1, 1, 1, 1])
+    texts = ["", "good", "a very good film indeed"][::order]
+    found = insights(short, texts)
+    assert [one.texts for one in found.filters] == [0, 2, 2, 2, 1, 1, 1, 1]
+    assert found.filters[0].ngrams == ()
+    assert all(response == 1 for one in found.filters for _, response in one.ngrams)
+
+
 @pytest.mark.slow  # the export takes seconds
 def test_onnx_finds_the_same_without_torch(two: Predictor, tmp_path: Path) -> None:
     place, texts = tmp_path / "model", ["good", "bad film", "the staff was so very awful, really"]
@@ -610,6 +624,15 @@ def test_command(folder: Path, csv_file: Path, tmp_path: Path) -> None:
     assert "How it moves by day" in (place / "insights.html").read_text("utf-8")
     again = run([str(folder), str(file), "--text", "review", "--output", str(place)])  # replaces; no column "label"
     assert "labelled" not in again
+    assert not (place / "groups.csv").exists()  # of the run before
+
+
+def test_command_reads_rows_without_the_groups_column(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "gaps.jsonl"
+    file.write_text('{"text": "good \\u001b[2J", "month": "may"}\n{"text": "bad"}\n')
+    said = run([str(folder), str(file), "--by", "month", "--output", str(tmp_path / "out")])
+    assert "\x1b" not in said
+    assert {row["name"] for row in read_rows(tmp_path / "out/groups.csv")} == {"may", "(none)"}
 
 
 def test_command_reads_lines_and_names_faults(folder: Path, csv_file: Path, tmp_path: Path) -> None:

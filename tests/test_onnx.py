@@ -55,7 +55,7 @@ def exported(folder: Path, splits: Splits, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def traced(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracing takes seconds; where something else is tested, it gives what it gave before."""
-    monkeypatch.setattr(exporting, "_write_graph", lambda _, file, __: shutil.copy(exported / "model.onnx", file))
+    monkeypatch.setattr(exporting, "write_graph", lambda _, file, __: shutil.copy(exported / "model.onnx", file))
 
 
 @pytest.fixture

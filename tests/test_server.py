@@ -32,7 +32,7 @@ from bertcnn.apps.hosting import Classify, estimated_pieces
 from bertcnn.apps.limits import ServerSettings, is_loopback
 from bertcnn.apps.open_inference import readiness
 from bertcnn.apps.schemas import ExplainResponse, InferResponse, ModelsResponse, PredictResponse
-from bertcnn.apps.serve import serve
+from bertcnn.apps.serve import _key, serve
 from bertcnn.apps.server import create_app
 from bertcnn.apps.service import Service
 from bertcnn.apps.workers import JsonLines, share_cores
@@ -535,6 +535,33 @@ def test_a_short_text_is_computed_in_the_midst_of_a_very_long_one() -> None:
     batched(play)
 
 
+def test_what_nobody_waits_for_any_more_is_not_computed_to_its_end() -> None:
+    begun, go = threading.Event(), threading.Event()
+    parts: list[str] = []
+
+    async def play(batcher: Batcher) -> None:
+        def work(texts: list[str]) -> list[str]:
+            if "giant" in texts:
+                begun.set()
+                assert go.wait(10)
+                for _ in range(1000):
+                    batcher.breathe()
+                    parts.append("giant")
+            return answered(texts)
+
+        giants = [asyncio.create_task(batcher.submit(work, ["giant"], [500])) for _ in range(2)]
+        await asyncio.to_thread(begun.wait, 10)
+        for giant in giants:
+            giant.cancel()
+        await asyncio.sleep(0.02)
+        go.set()
+        assert await batcher.submit(work, ["next"], [20]) == ["<next>"]
+        assert batcher._lane_rate > 0
+
+    batched(play)
+    assert parts == []
+
+
 def test_the_server_turns_to_short_texts_between_the_parts_of_a_giant(
     folder: Path, reference: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -977,6 +1004,11 @@ def test_a_key_that_was_left_empty_opens_no_door(folder: Path, monkeypatch: pyte
     monkeypatch.setenv("BERTCNN_API_KEY", key)
     with pytest.raises(SettingsError, match="BERTCNN_API_KEY is set, but empty"):
         serve(folder)
+
+
+def test_a_key_is_read_without_the_end_of_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BERTCNN_API_KEY", "secret-key-1\n")
+    assert _key(None) == "secret-key-1"
 
 
 def run_in_place(settings: ServerSettings) -> None:

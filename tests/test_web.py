@@ -29,11 +29,13 @@ from bertcnn.apps import demo as demo_command
 from bertcnn.apps import web_file
 from bertcnn.apps.hosting import Host, Hosted
 from bertcnn.apps.limits import ServerSettings
+from bertcnn.apps.metrics import Metrics
 from bertcnn.apps.server import create_app
 from bertcnn.apps.service import Service
-from bertcnn.apps.web_file import read_table, without_formulas
+from bertcnn.apps.web_file import classify_file, read_table, without_formulas
+from bertcnn.apps.web_guard import PageGuard
 from bertcnn.apps.workers import _Server, connections
-from bertcnn.errors import DataError
+from bertcnn.errors import DataError, ModelError
 from bertcnn.inference.page import sure
 from bertcnn.settings import change
 from bertcnn.text.dataset import Splits
@@ -578,19 +580,74 @@ def test_a_page_lives_in_one_process(folder: Path) -> None:
 
 def test_a_reload_loads_the_model_beside_too(page_settings: ServerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
-    load = Host.load
+    served: list[str] = []
+    read, serve = Host.read, Host.serve
 
     async def noted(self: Host) -> Hosted:
         loaded.append(self.settings.model.name)
-        return await load(self)
+        if len(loaded) == 6:
+            raise ModelError("beside is broken.")
+        return await read(self)
 
-    monkeypatch.setattr(Host, "load", noted)
+    def noted_too(self: Host, model: Hosted) -> None:
+        served.append(self.settings.model.name)
+        serve(self, model)
+
+    monkeypatch.setattr(Host, "read", noted)
+    monkeypatch.setattr(Host, "serve", noted_too)
     with serving(page_settings) as address:
         both = [*loaded]
         assert httpx2.post(f"{address}/v1/reload", timeout=20, trust_env=False).status_code == 200
+        assert served == both
+        # Either both are replaced, or none.
+        failed = httpx2.post(f"{address}/v1/reload", timeout=20, trust_env=False)
+        assert failed.status_code == 422
+        assert "goes on serving" in failed.json()["error"]
     assert page_settings.beside is not None
     assert both == [page_settings.model.name, page_settings.beside.name]
-    assert loaded == both * 2
+    assert (loaded, served) == (both * 3, both)
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(page_settings: ServerSettings, tmp_path: Path) -> None:
+    async def never() -> dict[str, object]:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    async def reads(scope: object, receive: Any, send: object) -> None:
+        await receive()
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    settings = replace(page_settings, timeout_seconds=0.1)
+    guard = PageGuard(reads, settings=settings, metrics=Metrics(), files=tmp_path, streams=set())
+    headers = [(b"content-length", b"10")]
+    scope = {"type": "http", "method": "POST", "path": "/web/gradio_api/upload", "headers": headers}
+    outside(asyncio.wait_for(guard(scope, never, send), 5))
+    assert sent[0]["status"] == 408
+    assert guard.open == 0
+
+
+def test_rows_of_a_file_may_have_columns_of_their_own(page_settings: ServerSettings, tmp_path: Path) -> None:
+    file = tmp_path / "ragged.jsonl"
+    file.write_text('{"text": "good"}\n{"text": "bad", "stars": 5}\n')
+    assert read_table(file).columns == ["text", "stars"]
+
+    async def play() -> Path:
+        service = Service(page_settings)
+        await service.open()
+        try:
+            states = [state async for state in classify_file(service, file, "text", folder=tmp_path)]
+        finally:
+            await service.close()
+        assert states[-1].file is not None
+        return states[-1].file
+
+    rows = list(csv.DictReader(io.StringIO(outside(play()).read_text("utf-8"))))
+    assert list(rows[0])[:3] == ["text", "stars", "prediction"]
+    assert [row["stars"] for row in rows] == ["", "5"]
 
 
 def test_an_open_page_does_not_hold_up_the_end(page_settings: ServerSettings) -> None:

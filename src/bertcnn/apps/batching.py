@@ -37,6 +37,10 @@ class Work(Protocol):
         """Work is compared by its model and options."""
 
 
+class _Abandoned(Exception):  # noqa: N818  # nobody waits any more
+    """Everybody who asked for what is being computed went away."""
+
+
 class Busy(Exception):  # noqa: N818  # an answer, not a fault
     """The queue is full.
 
@@ -218,10 +222,12 @@ class Batcher:
     def _run(self) -> None:
         while (picked := self._next()) is not None:
             self._here.can_breathe = sum(job.tokens[i] for job, i in picked) > self.max_tokens
+            self._here.jobs = {job for job, _ in picked}
             self._compute(picked)
             with self._changed:
                 self._busy_lanes -= 1
-            del picked  # or the texts, and their model, stay until the next ones come
+            self._here.jobs = set()  # or the texts, and their model, stay until the next ones come
+            del picked
 
     def _next(self) -> _Picked | None:
         """Wait for the next batch; None at the end."""
@@ -244,9 +250,15 @@ class Batcher:
         return min(job.arrived for job in self._jobs) + self.max_wait_seconds - monotonic()
 
     def breathe(self) -> None:
-        """Compute what small texts wait, once, in the midst of a large one. Elsewhere, do nothing."""
+        """Compute what small texts wait, once, in the midst of a large one. Elsewhere, do nothing.
+
+        Raises:
+            _Abandoned: All who asked for the large one went away; the lane is free for others.
+        """
         if not getattr(self._here, "can_breathe", False):
             return
+        if all(job.is_dropped for job in self._here.jobs):
+            raise _Abandoned
         with self._changed:
             picked = self._pick(self.max_tokens, takes_large=False) if self._jobs else []
         if picked:
@@ -296,6 +308,8 @@ class Batcher:
         tokens = sum(job.tokens[i] for job, i in picked)
         done = self._answers(picked)
         seconds = monotonic() - begun
+        if all(isinstance(answer, _Abandoned) for _, _, answer in done):  # what was left undone took no time
+            return
         if FULL_ENOUGH * tokens >= self.max_tokens:
             rate = tokens / max(seconds, 1e-6)
             self._lane_rate += RATE_WEIGHT * (rate - self._lane_rate) if self._lane_rate else rate
@@ -309,7 +323,7 @@ class Batcher:
             found = picked[0][0].work([job.texts[i] for job, i in picked])
             return [(job, i, answer) for (job, i), answer in zip(picked, found, strict=True)]
         except Exception as error:  # noqa: BLE001  # it is its caller's, not this thread's
-            if len({job for job, _ in picked}) == 1:
+            if isinstance(error, _Abandoned) or len({job for job, _ in picked}) == 1:
                 return [(job, i, error) for job, i in picked]
         alone = groupby(sorted(picked, key=lambda one: id(one[0])), key=lambda one: one[0])
         return [answer for _, mine in alone for answer in self._answers(list(mine))]

@@ -66,10 +66,10 @@ def main() -> None:
     except BertCNNError as error:
         _stop(" ".join(str(error).split("\n")))
     except OSError as error:
-        if error.errno not in FULL:
-            raise
-        sys.stdout = open(os.devnull, "w")  # what is still to be written has no place  # noqa: SIM115, PTH123
-        _stop(f"Cannot write the output: {error.strerror}. Free some space, or write elsewhere.")
+        if error.errno in FULL:
+            sys.stdout = open(os.devnull, "w")  # what is still to be written has no place  # noqa: SIM115, PTH123
+            _stop(f"Cannot write the output: {error.strerror}. Free some space, or write elsewhere.")
+        _stop(f"The system refuses: {error}. Check the path and its permissions, or give another.")
 
 
 def _stop(why: str) -> NoReturn:

@@ -29,7 +29,7 @@ from bertcnn.apps.options import (
 from bertcnn.apps.options import (
     Text as Column,
 )
-from bertcnn.apps.show import CONTROL, counted, err, out
+from bertcnn.apps.show import CONTROL, counted, err, out, printable
 from bertcnn.errors import DataError, nearest
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _table(form: dict[str, Any]) -> Padding:
         phrase, share = form["phrases"][i], why["shares"][i]
         kept = [f"{100 * phrase['survives']:.0f} %"] if audited else []
         bar = _bar(share, greatest)
-        table.add_row(signed(share), bar, *kept, Text(CONTROL.sub(" ", shown_phrase(form["text"], phrase))))
+        table.add_row(signed(share), bar, *kept, Text(printable(shown_phrase(form["text"], phrase))))
     blank = [""] * (1 + audited)
     if rest:
         total = sum(why["shares"][i] for i in rest)
@@ -244,7 +244,7 @@ def _counterfactual(form: dict[str, Any]) -> Text | None:
         return Text("No small set of phrases changes the answer.")
     from bertcnn.inference.page import shown_phrase
 
-    names = ", ".join(f"\u201c{shown_phrase(form['text'], one)}\u201d" for one in found["phrases"])
+    names = ", ".join(f"\u201c{printable(shown_phrase(form['text'], one))}\u201d" for one in found["phrases"])
     again = found["prediction"]
     line = Text.assemble("Without ", (names, "bold"), " the head says ", (found["label"] or "(no label)", "bold"))
     line.append("; no fewer phrases do that. " if found["is_smallest"] else ". ")
@@ -262,5 +262,6 @@ def _left_out(form: dict[str, Any]) -> Text | None:
         return None
     line = Text("The text read again without a word, the margin loses most by ")
     for i, (word, effect) in enumerate(words):
-        line.append(", " if i else "").append(f"\u201c{word}\u201d", style="bold").append(f" {signed(effect)}")
+        line.append(", " if i else "").append(f"\u201c{printable(word)}\u201d", style="bold")
+        line.append(f" {signed(effect)}")
     return line.append(" (marked above).")

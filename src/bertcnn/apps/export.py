@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bertcnn.apps.options import Delimiter, Encoding, Label, Model, Separator, Text, reading
+from bertcnn.apps.options import Delimiter, Encoding, Label, Model, Separator, Text, check_is_folder, reading
 from bertcnn.apps.show import err, out
 from bertcnn.errors import BertCNNError, ModelError
 from bertcnn.settings import Settings, read_settings
@@ -45,8 +45,7 @@ def export(
     and in int8 where it loses more than half a point of accuracy on dev. `predict`, `evaluate` and the others then
     take the fastest that is there (`--backend`).
     """
-    if not model.is_dir():
-        raise ModelError(f"No model folder {str(model)!r}. Expected what 'bertcnn train --output' wrote.")
+    check_is_folder(model)
     err.print("Tracing the network, and proving the graph against torch: a minute or so.", highlight=False)
     from bertcnn.inference.export import export_onnx
 
@@ -87,6 +86,7 @@ def check(
 
     The largest difference of a logit and the number of other answers go into the folder's model card.
     """
+    check_is_folder(model)
     err.print(f"Running up to {limit:,} texts in every way, by each backend: a minute or so.", highlight=False)
     from bertcnn.inference.certificate import certify, write_certificate
     from bertcnn.text.dataset import as_text, load_rows

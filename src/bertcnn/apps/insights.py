@@ -24,7 +24,7 @@ from bertcnn.apps.options import (
     reading,
     stdin_lines,
 )
-from bertcnn.apps.show import counted, err, out
+from bertcnn.apps.show import counted, err, out, printable
 from bertcnn.errors import DataError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def insights(
             predictor,
             (_text(row, data.text) for row in texts),
             labels=_labels(labelled, source, data) if label else None,
-            groups=(row[by] for row in grouped) if by else None,
+            groups=(row.get(by) for row in grouped) if by else None,
             by=by or "",
             marked=top,
             progress=lambda count: progress.update(task, completed=count),
@@ -152,7 +152,6 @@ def _progress() -> Progress:
 
 def _say(found: "Insights", files: list[Path]) -> None:
     from bertcnn.inference.mistakes import NEEDS_CLEANLAB, can_find_mistakes
-    from bertcnn.text.cells import without_surrogates
 
     table = Table(show_edge=False)
     table.add_column("label", overflow="fold")
@@ -160,7 +159,7 @@ def _say(found: "Insights", files: list[Path]) -> None:
     table.add_column("what speaks for it", overflow="fold")
     for label in sorted(found.labels, key=lambda one: -one.texts)[:SHOWN_LABELS]:
         phrases = ", ".join(one.phrase for one in label.drivers[:SHOWN_PHRASES])
-        table.add_row(escape(label.name), f"{label.texts:,}", escape(without_surrogates(phrases)))
+        table.add_row(escape(label.name), f"{label.texts:,}", escape(printable(phrases)))
     out.print(table)
     said = [counted(found.texts)]
     if found.labelled:

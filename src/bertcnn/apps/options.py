@@ -43,18 +43,26 @@ Runner = Annotated[
 
 
 def load_predictor(model: Path, backend: BackendName, device: str | None, max_tokens: int | None = None) -> "Predictor":
-    """Load a model folder, and where there is none say which is nearest.
+    """Load a model folder.
 
     Raises:
         ModelError: There is no such folder, or it cannot be used.
     """
-    if not model.exists():
-        beside = [p.name for p in model.parent.glob("*") if p.is_dir()]
-        hint = nearest(model.name, beside)
-        raise ModelError(f"No model folder {str(model)!r}. Expected what 'bertcnn train --output' wrote.{hint}")
+    check_is_folder(model)
     from bertcnn.inference.predictor import Predictor
 
     return Predictor.load(model, backend=backend, device=device, max_tokens=max_tokens)
+
+
+def check_is_folder(model: Path) -> None:
+    """Refuse what is no folder, and say which one is nearest.
+
+    Raises:
+        ModelError: There is no such folder.
+    """
+    if not os.path.isdir(model):  # noqa: PTH112  # of a name too long for one, False and no error
+        hint = nearest(model.name, [p.name for p in model.parent.glob("*") if p.is_dir()])
+        raise ModelError(f"No model folder {str(model)!r}. Expected what 'bertcnn train --output' wrote.{hint}")
 
 
 def reading(model: Path, source: str, **said: str | None) -> DataSettings:

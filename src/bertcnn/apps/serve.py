@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 import typer
 
 from bertcnn.apps.limits import ServerSettings
-from bertcnn.apps.options import Device, Model, Runner
+from bertcnn.apps.options import Device, Model, Runner, check_is_folder
 from bertcnn.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ def serve_with(settings: ServerSettings, *, log_level: str = "INFO") -> None:
         SettingsError: The address cannot be had.
     """
     for folder in filter(None, (settings.model, settings.beside)):
-        if not folder.is_dir():
-            raise ModelError(f"No model folder {str(folder)!r}. Expected what 'bertcnn train --output' wrote.")
+        check_is_folder(folder)
     try:
         from bertcnn.apps.workers import run
 
@@ -107,7 +106,7 @@ def _key(file: Path | None) -> str | None:
         key = os.environ.get(KEY_VARIABLE)
         if key is not None and not key.strip():  # a secret that was not filled in must open no door
             raise SettingsError(f"{KEY_VARIABLE} is set, but empty. Put the key into it, or unset it to serve without.")
-        return key
+        return None if key is None else key.strip()
     try:
         return file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

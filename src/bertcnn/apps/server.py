@@ -21,7 +21,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from bertcnn import __version__
 from bertcnn.apps.batching import Busy
-from bertcnn.apps.hosting import Host, Hosted, in_main_thread
+from bertcnn.apps.hosting import Host, in_main_thread
 from bertcnn.apps.limits import ServerSettings
 from bertcnn.apps.middleware import Guard, Refused, is_from_here, log
 from bertcnn.apps.open_inference import NoSuchModel, readiness, routes
@@ -137,18 +137,10 @@ def _how(service: Service) -> dict[str, Any]:
     return {"backend": backend, "lanes": lanes, "process": os.getpid()}
 
 
-async def _reload(service: Service, others: Sequence[Host]) -> Hosted:
-    """Load the model anew, and those that pages show beside it."""
-    model = await service.reload()
-    for other in others:
-        await other.load()
-    return model
-
-
 async def _reload_quietly(service: Service, others: Sequence[Host]) -> None:
     """Reload for a signal, whose sender reads the log."""
     try:
-        model = await _reload(service, others)
+        model = await service.reload(others)
     except BertCNNError as error:
         log.error("reload failed", extra={"fields": {"error": str(error)}})
     else:
@@ -205,7 +197,7 @@ def _add_operation(app: FastAPI, service: Service) -> None:
         if service.settings.api_key is None and not is_from_here(request.scope):
             message = "Without an API key, only a program on this machine may reload. Start with --api-key-file."
             raise Refused(403, message, "reload")
-        model = await asyncio.shield(_reload(service, app.state.hosts))  # it is done, whether or not its client waits
+        model = await asyncio.shield(service.reload(app.state.hosts))  # it is done, whether or not its client waits
         log.info("reloaded", extra={"fields": {"model": model.name, "version": model.version, **_how(service)}})
         if service.settings.workers > 1:
             os.kill(os.getppid(), signal.SIGHUP)  # who tells the other processes

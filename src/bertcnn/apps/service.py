@@ -21,7 +21,7 @@ class Service:
     ``predict(texts)``           JSON forms of predictions, and the model's
     ``explain(texts, ...)``      JSON forms of explanations, and the model's
     ``open()``, ``close()``      load the model and start; finish and stop
-    ``reload()``                 put what lies in the folder now in its place
+    ``reload(others)``           put what lies in the folder now in its place
     ===========================  ==============================================
     """
 
@@ -37,6 +37,7 @@ class Service:
             observe=self.metrics.observe,
         )
         self.host = Host(settings, pause=self.batcher.breathe)
+        self._reloading = asyncio.Lock()
         self.aside = asyncio.Lock()  # for whoever computes something large beside the lanes
         self.metrics.watch(lambda: (self.batcher.waiting_texts, self.batcher.waiting_tokens))
 
@@ -54,19 +55,26 @@ class Service:
         """Finish what is being computed."""
         await self.batcher.close()
 
-    async def reload(self) -> Hosted:
+    async def reload(self, others: Sequence[Host] = ()) -> Hosted:
         """Load the folder anew, and serve that. Nobody who waits is sent away.
 
+        Args:
+            others: Models that are loaded anew with it: all of them, or none.
+
         Raises:
-            ModelError: The folder cannot be served. The model before serves on.
+            ModelError: A folder cannot be served. What was loaded before serves on.
         """
-        try:
-            model = await self.host.load()
-        except BertCNNError as error:
-            self.metrics.reloads.labels("failed").inc()
-            raise type(error)(f"{error} The model loaded before goes on serving.") from error
-        self.metrics.reloads.labels("done").inc()
-        return model
+        hosts = (self.host, *others)
+        async with self._reloading:
+            try:
+                models = [await host.read() for host in hosts]
+            except BertCNNError as error:
+                self.metrics.reloads.labels("failed").inc()
+                raise type(error)(f"{error} The model loaded before goes on serving.") from error
+            for host, model in zip(hosts, models, strict=True):
+                host.serve(model)
+            self.metrics.reloads.labels("done").inc()
+            return models[0]
 
     async def predict(self, texts: Sequence[str]) -> tuple[list[dict[str, Any]], Hosted]:
         """Classify texts, and say which model did.

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -26,6 +27,7 @@ err = Console(stderr=True)
 
 SHOWN_LABELS = 12
 SHOWN_CHARACTERS = 1000
+ROWS_SHOWN_AT_ONCE = 1000
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 """What in a text from anybody could steer the terminal; line breaks cannot."""
 
@@ -158,7 +160,7 @@ def _labels(scores: "Evaluation", *, title: str | None = None, own: bool = True,
 
 def show_operation(operation: "Operation") -> None:
     """Say from which confidence on to answer, what is answered then, and how much of it is wrong."""
-    threshold = f"{operation.threshold:.3f}"
+    threshold = repr(operation.threshold)  # rounded, it would part other texts
     out.print(
         f"\nAnswering from a confidence of [bold]{threshold}[/] on: {operation.coverage:.1%} of the texts are "
         f"answered, {operation.risk:.1%} of those wrong; of new texts like these probably at most "
@@ -171,18 +173,24 @@ def show_operation(operation: "Operation") -> None:
 
 
 def show_rows(rows: Iterable[dict[str, Any]], text: str) -> int:
-    """Show predictions on a terminal, a row each."""
+    """Show predictions on a terminal, a row each; return their number."""
+    number, left = 0, iter(rows)
+    while some := list(islice(left, ROWS_SHOWN_AT_ONCE)):
+        table = Table(show_edge=False)
+        table.add_column("text", overflow="fold", ratio=1)
+        table.add_column("prediction")
+        table.add_column("confidence", justify="right")
+        for row in some:
+            shown = printable(str(row[text])[: SHOWN_CHARACTERS + 1])
+            shown = shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}…"
+            table.add_row(escape(shown), escape(row["prediction"]), f"{row['confidence']:.3f}")
+        out.print(table)
+        number += len(some)
+    return number
+
+
+def printable(text: str) -> str:
+    """Return what somebody wrote without what would steer a terminal, of the same length."""
     from bertcnn.text.cells import without_surrogates
 
-    table = Table(show_edge=False)
-    table.add_column("text", overflow="fold", ratio=1)
-    table.add_column("prediction")
-    table.add_column("confidence", justify="right")
-    number = 0
-    for row in rows:
-        shown = CONTROL.sub(" ", without_surrogates(str(row[text])[: SHOWN_CHARACTERS + 1]))
-        shown = shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}…"
-        table.add_row(escape(shown), escape(row["prediction"]), f"{row['confidence']:.3f}")
-        number += 1
-    out.print(table)
-    return number
+    return CONTROL.sub(" ", without_surrogates(text))

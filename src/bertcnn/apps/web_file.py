@@ -111,7 +111,8 @@ def read_table(path: Path) -> Table:
         raise DataError(_in_page_words(said, path.name, delimiter or "tab")) from error
     if len(some) > MOST_ROWS:
         raise DataError(f"{path.name} has more than {MOST_ROWS:,} rows. Divide it into several files.")
-    return Table(some, list(some[0]), _text_column(some[:ROWS_LOOKED_AT]), encoding)
+    columns = list(dict.fromkeys(name for row in some for name in row))  # in jsonl each row names its own
+    return Table(some, columns, _text_column(some[:ROWS_LOOKED_AT]), encoding)
 
 
 def _encoding(path: Path) -> str:
@@ -179,7 +180,9 @@ async def classify_file(service: Service, path: Path, column: str, *, folder: Pa
         yield State(draw("progress", done=len(done), total=len(table.rows)), is_working=True)
     place = Path(tempfile.mkdtemp(dir=folder))
     output = place / f"{path.stem}.classified.csv"
-    harmless, changed = await asyncio.to_thread(without_formulas, done)
+    names = dict.fromkeys([*table.columns, *done[0]])
+    whole = [{name: row.get(name) for name in names} for row in done]
+    harmless, changed = await asyncio.to_thread(without_formulas, whole)
     await asyncio.to_thread(write_rows, output, harmless)
     answers = counted(Counter(row["prediction"] for row in done), heading=_took(len(done), perf_counter() - begun))
     answers += draw("note", text=_QUOTED.format(changed)) if changed else ""

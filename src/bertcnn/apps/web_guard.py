@@ -29,6 +29,9 @@ MOST_OPEN = 256
 MOST_KEPT_BYTES = 1 << 30
 """Of uploaded and made files together."""
 
+SLOWEST = 50_000
+"""Bytes a second at which a file may come."""
+
 FORM_BYTES = 1 << 16
 """What a form adds to an uploaded file."""
 
@@ -84,6 +87,9 @@ class PageGuard:
             self.open -= 1
 
     async def _pass(self, scope: Scope, receive: Receive, reply: "_Reply") -> None:
+        if scope["method"] == "POST":
+            await self._take(scope, receive, reply)
+            return
         if not scope["path"].removeprefix(ROOT).startswith(_STREAMS):
             await self.app(scope, receive, reply.send)
             return
@@ -98,6 +104,26 @@ class PageGuard:
             await reply.end()
         else:
             task.result()
+
+    async def _take(self, scope: Scope, receive: Receive, reply: "_Reply") -> None:
+        """Pass on a request whose body must come in time; its answer may take longer."""
+        seconds = self.settings.timeout_seconds + int(dict(scope["headers"])[b"content-length"]) / SLOWEST
+        limit = asyncio.timeout(seconds)
+
+        async def read() -> Message:
+            message = await receive()
+            if not message.get("more_body", False):
+                limit.reschedule(None)
+            return message
+
+        try:
+            async with limit:
+                await self.app(scope, read, reply.send)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            message = f"The body did not come within {seconds:.0f} s. Send a smaller file, or send it faster."
+            raise Refused(408, message, "timeout", {"connection": "close"}) from None
 
     def _check(self, method: str, path: str, headers: dict[bytes, bytes]) -> None:
         if self.settings.api_key is not None:

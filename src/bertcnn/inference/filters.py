@@ -112,9 +112,10 @@ class FilterTally:
         self._products += features.T @ features
         owners = np.stack([found.phrase_of for found in winners])
         order = np.argsort(-distinct, axis=0, kind="stable")
+        moved = (distinct > 0).sum(axis=0)  # the others have no window, nor need their texts have a phrase
         for i, best in enumerate(self._best):
-            excited = ((float(distinct[row, i]), names[row][owners[row, i]].text) for row in order[:, i].tolist())
-            _keep_best(best, excited)
+            strongest = order[: moved[i], i].tolist()
+            _keep_best(best, ((float(distinct[row, i]), names[row][owners[row, i]].text) for row in strongest))
 
     def dictionary(self) -> tuple[list[Filter], list[FilterGroup]]:
         """Return every filter, in order, and the groups of like ones."""

@@ -61,6 +61,8 @@ def write_insights(folder: str | Path, found: Insights, *, title: str, top: int 
             (draft / "insights.html").write_text(drawn, "utf-8")
             for table, rows in tables.items():
                 write_rows(draft / f"{table}.csv", rows)
+            if found.by is None:  # what an earlier one left would be taken for this one's
+                (place / "groups.csv").unlink(missing_ok=True)
             return [file.replace(place / file.name) for file in sorted(draft.iterdir())]
     except OSError as error:
         raise DataError(f"Cannot write into {place}: {error}. Give another --output FOLDER.") from error

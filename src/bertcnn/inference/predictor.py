@@ -1,5 +1,6 @@
 """Texts to predictions: the one batched loop behind every door, whatever runs the network."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -82,7 +83,7 @@ class Predictor:
             ModelError: The folder is missing, broken, of another type, or of a newer format; the backend is
                 not there; or the model answers its golden texts otherwise than when it was saved.
         """
-        if not Path(folder).is_dir():
+        if not os.path.isdir(folder):  # noqa: PTH112  # of a name too long for one, False and no error
             raise ModelError(f"No model folder {str(folder)!r}. Expected what 'bertcnn train --output' wrote.")
         kind = _fastest(Path(folder), device) if backend == "auto" else backend
         if kind in FILES:

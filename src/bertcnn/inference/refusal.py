@@ -5,6 +5,7 @@ Source:
     coverage is the share of texts that are answered, risk the share of wrong answers among them.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ class Operation:
     """Answering only from a confidence on.
 
     Attributes:
-        threshold: The confidence, 0 to 1.
+        threshold: The confidence, 0 to 1: a short decimal that tells these texts from the less sure ones.
         coverage: Share of the labelled texts that are answered.
         risk: Share of those answers that are wrong.
         risk_bound: 95 % upper bound of that risk on texts like these (Clopper and Pearson), for a threshold
@@ -57,9 +58,10 @@ def risk_coverage(probabilities: Floats, truth: Truth, *, thresholds: Sequence[f
     errors = np.cumsum(wrong[order])
     # Texts of equal confidence are answered together or not at all.
     last = np.flatnonzero(np.append(np.diff(confidence[order]) != 0, True))
+    ordered = [*confidence[order].tolist(), -1.0]
     return [
         Operation(
-            threshold=float(confidence[order[i]]),
+            threshold=_between(ordered[i + 1], ordered[i]),
             coverage=(i + 1) / len(wrong),
             risk=float(errors[i]) / (i + 1),
             risk_bound=_upper(int(errors[i]), i + 1),
@@ -67,6 +69,12 @@ def risk_coverage(probabilities: Floats, truth: Truth, *, thresholds: Sequence[f
         )
         for i in last.tolist()
     ]
+
+
+def _between(low: float, high: float) -> float:
+    """Return a short decimal above one confidence and at most another, for people to copy."""
+    shorter = (math.floor(high * 10**digits + 1e-6) / 10**digits for digits in range(3, 17))
+    return next((one for one in shorter if low < one <= high), high)
 
 
 def threshold_for(

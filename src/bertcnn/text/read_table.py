@@ -3,7 +3,9 @@
 Reading streams, so that memory does not grow with the number of rows.
 """
 
+import codecs
 import csv
+import io
 import json
 import os
 import shlex
@@ -87,13 +89,21 @@ def read_lines(file: IO[bytes], name: str, *, encoding: str = "utf-8") -> Iterat
     Raises:
         DataError: A line is of another encoding, or there is no such encoding.
     """
+    try:
+        is_wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
+    except LookupError as error:
+        raise DataError(f"No encoding {encoding!r}. Try utf-8, cp1252, latin-1 or utf-16.") from error
+    if is_wide:  # whose lines do not end where a byte says so
+        try:
+            yield from (line.rstrip("\r\n") for line in io.TextIOWrapper(file, encoding=encoding, newline="\n"))
+        except UnicodeError as error:
+            raise DataError(f"{name} is not {encoding}: {error}. Give its --encoding.") from error
+        return
     for number, raw in enumerate(file, start=1):
         try:
             line = raw.decode(encoding)
         except UnicodeDecodeError as error:
             raise DataError(f"Line {number} of {name} is not {encoding}: {error}. Give its --encoding.") from error
-        except LookupError as error:
-            raise DataError(f"No encoding {encoding!r}. Try utf-8, cp1252, latin-1 or utf-16.") from error
         yield line.removeprefix("\ufeff").rstrip("\r\n") if number == 1 else line.rstrip("\r\n")
 
 
