@@ -371,6 +371,10 @@ def test_an_encoder_without_its_tokenizer_or_weights(tiny: str, tmp_path: Path) 
         file.unlink()
     with pytest.raises(EncoderError, match="bare"):
         load_tokenizer(str(bare))
+    whole = (bare / WEIGHTS).read_bytes()
+    (bare / WEIGHTS).write_bytes(whole[: len(whole) // 2])  # a download that was cut off
+    with pytest.raises(EncoderError, match="bare"):
+        load_encoder(str(bare))
     (bare / WEIGHTS).unlink()
     with pytest.raises(EncoderError, match="bare"):
         load_encoder(str(bare))
