@@ -58,6 +58,7 @@ SYSTEMS = {
     "frozen half, chosen, without patience": ours(fewest=0, method="frozen", depth="half", patience=99),
     "frozen half, by log loss": ours(fewest=0, method="frozen", depth="half", patience=99, metric="log_loss"),
     "frozen half, last": ours(fewest=10**9, method="frozen", depth="half"),
+    "frozen half, last of 6": ours(fewest=10**9, method="frozen", depth="half", head_epochs=6),
     "train": ours(),
 }
 

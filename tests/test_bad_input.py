@@ -522,6 +522,8 @@ def test_bytes_of_stdin_that_are_not_utf_8(folder: Path) -> None:
     assert call("predict", folder, "--encoding", "latin-1", stdin=b"good\ncaf\xe9\n").code == 0
     done = call("predict", folder, "--encoding", "utf-16", "--json", stdin="good\r\ncaf\xe9\n".encode("utf-16"))
     assert [json.loads(line)["text"] for line in done.out.splitlines()] == ["good", "caf\xe9"]
+    done = call("predict", folder, "--encoding", "utf-16-le", "--json", stdin="\ufeffgood\n".encode("utf-16-le"))
+    assert json.loads(done.out)["text"] == "good"
     assert "stdin is not utf-16" in call("predict", folder, "--encoding", "utf-16", stdin=b"abc").err
 
 

@@ -629,7 +629,7 @@ def test_command(folder: Path, csv_file: Path, tmp_path: Path) -> None:
 
 def test_command_reads_rows_without_the_groups_column(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "gaps.jsonl"
-    file.write_text('{"text": "good \\u001b[2J", "month": "may"}\n{"text": "bad"}\n')
+    file.write_text('{"text": "good \\u001b[2J", "month": "may", "label": "positive"}\n{"text": "bad", "label": NaN}\n')
     said = run([str(folder), str(file), "--by", "month", "--output", str(tmp_path / "out")])
     assert "\x1b" not in said
     assert {row["name"] for row in read_rows(tmp_path / "out/groups.csv")} == {"may", "(none)"}

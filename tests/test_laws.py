@@ -135,6 +135,9 @@ def test_6_a_damaged_entry_is_written_anew(tiny: str, tokenizer: PieceTokenizer,
     again = cached_states(model, tokenizer, pieces, tmp_path)
     assert (again.values == values).all()
     assert list(tmp_path.iterdir()) == [entry]
+    entry.chmod(0o500)  # a cache that may only be read
+    assert (cached_states(model, tokenizer, pieces, tmp_path).values == values).all()
+    entry.chmod(0o700)
 
 
 # Law 7, ONNX agrees with torch, waits for the ONNX runtime.

@@ -446,19 +446,30 @@ def test_what_was_tested_on_fewer_texts_is_not_ranked(tmp_path):
     assert [name for name, row in rows.items() if row.best] == ["tfidf"]
     assert (rows["cnn-random"].on_frontier, rows["tfidf"].on_frontier) == (None, True)
     assert all("cnn-random" not in one.accuracy for one in report.data[0].slices)
-    assert any("fewer texts than others" in said and "cnn-random (1 of 2 runs)" in said for said in report.notes)
+    assert any("other texts than most" in said and "cnn-random (1 of 2 runs)" in said for said in report.notes)
+
+
+def test_where_no_two_were_tested_on_the_same_none_is_the_best(tmp_path):
+    """Of a study that was stopped, the one system with the most folds was called the best."""
+    folder = make_study(tmp_path / "s", systems=("tfidf", "majority"), texts=90)
+    file = folder / "outcomes" / "sst2--tfidf--0--all--1.npz"
+    arrays = dict(np.load(file))
+    np.savez(file, **{**arrays, "example": arrays["example"] + 90})
+    report = write_report(folder)
+    assert not any(row.best or row.on_frontier for row in report.data[0].rows)
+    assert report.data[0].slices == ()
 
 
 def test_runs_of_other_settings_are_told(tmp_path):
     folder = make_study(tmp_path / "s", systems=("tfidf", "cnn-random"), seeds=2, texts=60)
     lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     for line in lines:
-        size = "auto" if line["seed"] and line["system"] == "cnn-random" else 32
+        size = 8 if line["seed"] and line["system"] == "cnn-random" else "auto" if line["seed"] else 32
         line["settings"] = {"seed": line["seed"], "batch_size": size, "dropout": 0.1 * line["seed"]}
         line["chosen"] = {"dropout": line["settings"]["dropout"]}
     (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     told = [note for note in write_report(folder).notes if "different settings" in note]
-    assert told == ["sst2, cnn-random: runs with different settings are taken together (batch_size 32 and auto)."]
+    assert told == ["sst2, cnn-random: runs with different settings are taken together (batch_size 32 and 8)."]
 
 
 def test_points_of_a_curve_rest_on_the_same_seeds(tmp_path):

@@ -151,7 +151,7 @@ def test_few_dev_texts_choose_no_epoch(splits: Splits, quick: Settings, monkeypa
 def test_few_texts_make_small_batches(splits: Splits, quick: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = change(quick, {"batch_size": "auto", "method": "frozen", "head_epochs": 1})
     assert train(splits, settings).settings.training.batch_size == 8
-    monkeypatch.setattr(training, "FEW_TEXTS", 10)
+    monkeypatch.setattr(training, "batch_for", lambda texts: 8 if texts < 10 else 32)
     assert train(splits, settings).settings.training.batch_size == 32
     with pytest.raises(SettingsError, match="batch_size"):
         change(quick, {"batch_size": 0})

@@ -138,6 +138,15 @@ class TrainingSettings:
     seed: int = _setting(0, "Of splits, weights, order and dropout.")
 
 
+def batch_for(texts: int) -> int:
+    """Return the texts a step that ``batch_size = "auto"`` stands for: few texts would make too few steps.
+
+    Source:
+        docs/design/0012-few-texts.md.
+    """
+    return 8 if texts < 1000 else 32
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything a run depends on, but for the texts.

@@ -161,15 +161,6 @@ class Host:
         assert self._model is not None, "not loaded"
         return self._model
 
-    async def load(self) -> Hosted:
-        """Load the folder, and serve it from now on. What is at work goes on with the model it began with.
-
-        Raises:
-            ModelError: The folder cannot be served; the model before, if any, serves on.
-        """
-        self._model = await self.read()
-        return self._model
-
     async def read(self) -> Hosted:
         """Load the folder, and do not serve it yet.
 

@@ -135,11 +135,11 @@ def _text(row: dict[str, Any], column: str) -> str:
 
 def _labels(rows: Iterable[dict[str, Any]], source: str, data: "DataSettings") -> "Iterator[Label | None]":
     """Yield each row's label; None where it has none, unless a text can have many, or none."""
-    from bertcnn.text.dataset import as_examples
+    from bertcnn.text.dataset import as_examples, is_missing
 
     for row in rows:
         value = row.get(data.label)
-        if not data.separator and (value is None or value == [] or not str(value).strip()):
+        if not data.separator and (is_missing(value) or value == [] or not str(value).strip()):
             yield None
         else:
             yield as_examples([row], source, data).labels[0]

@@ -114,9 +114,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Before the load: a signal that comes meanwhile is heeded after it.
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renew)
     try:
-        model = await service.open()
-        for host in app.state.hosts:
-            await host.load()
+        model = await service.open(app.state.hosts)
     except BertCNNError as error:
         log.error("cannot serve", extra={"fields": {"error": str(error)}})
         raise

@@ -37,17 +37,18 @@ class Service:
             observe=self.metrics.observe,
         )
         self.host = Host(settings, pause=self.batcher.breathe)
-        self._reloading = asyncio.Lock()
+        self._loading = asyncio.Lock()
         self.aside = asyncio.Lock()  # for whoever computes something large beside the lanes
         self.metrics.watch(lambda: (self.batcher.waiting_texts, self.batcher.waiting_tokens))
 
-    async def open(self) -> Hosted:
-        """Load the model, and begin to work.
+    async def open(self, others: Sequence[Host] = ()) -> Hosted:
+        """Load the model, and others that are shown beside it, and begin to work.
 
         Raises:
-            ModelError: It cannot be served.
+            ModelError: One cannot be served.
         """
-        model = await self.host.load()
+        async with self._loading:
+            model = await _load((self.host, *others))
         self.batcher.start()
         return model
 
@@ -64,17 +65,14 @@ class Service:
         Raises:
             ModelError: A folder cannot be served. What was loaded before serves on.
         """
-        hosts = (self.host, *others)
-        async with self._reloading:
+        async with self._loading:
             try:
-                models = [await host.read() for host in hosts]
+                model = await _load((self.host, *others))
             except BertCNNError as error:
                 self.metrics.reloads.labels("failed").inc()
                 raise type(error)(f"{error} The model loaded before goes on serving.") from error
-            for host, model in zip(hosts, models, strict=True):
-                host.serve(model)
-            self.metrics.reloads.labels("done").inc()
-            return models[0]
+        self.metrics.reloads.labels("done").inc()
+        return model
 
     async def predict(self, texts: Sequence[str]) -> tuple[list[dict[str, Any]], Hosted]:
         """Classify texts, and say which model did.
@@ -127,3 +125,11 @@ class Service:
                 raise DataError(
                     f"Text {i} has {len(text):,} characters, expected at most {longest:,}. Shorten or divide it."
                 )
+
+
+async def _load(hosts: Sequence[Host]) -> Hosted:
+    """Load all models, then serve them; return the first."""
+    models = [await host.read() for host in hosts]
+    for host, model in zip(hosts, models, strict=True):
+        host.serve(model)
+    return models[0]

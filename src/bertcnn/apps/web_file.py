@@ -57,7 +57,7 @@ class Table:
 
     Attributes:
         rows: A dict each, with the columns of the file.
-        columns: Of the first row.
+        columns: Of all rows.
         text: The column that seems to hold the texts.
         encoding: How the file was read.
     """

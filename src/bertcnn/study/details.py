@@ -86,7 +86,7 @@ def curves(study: Study, data: str, ladder: Sequence[str]) -> tuple[Curve, ...]:
         fractions = sorted({run.fraction for run in done})
         splits = [{(run.seed, run.fold) for run in done if run.fraction == fraction} for fraction in fractions]
         shared = set.intersection(*splits) if splits else set()  # else one point could rest on easier texts
-        kept = [run for run in done if (run.seed, run.fold) in shared] or done
+        kept = [run for run in done if (run.seed, run.fold) in shared]
         at = [[run for run in kept if run.fraction == fraction] for fraction in fractions]
         sizes = [over(runs, fmean, "texts", "train") for runs in at]
         scores = [over(runs, fmean, "test", "accuracy") for runs in at]

@@ -4,16 +4,15 @@ How figures look is in ``tables`` and ``pictures``.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-import numpy as np
-
 from bertcnn.errors import StudyError
 from bertcnn.inference.metrics import Estimate
+from bertcnn.settings import batch_for
 from bertcnn.study.details import (
     Contrast,
     Curve,
@@ -57,9 +56,9 @@ class Row:
         cost: By the names of a line of ``results.jsonl``.
         epochs: Until 99 % of the best dev score.
         seconds: Until then.
-        whole: Whether it is tested on all texts that any is tested on.
-        best: Whether it is the best on dev of this data set, among those tested on all texts that any is tested on.
-        on_frontier: Whether no other of them is both faster and more accurate; None for the others, and without speed.
+        whole: Whether it is tested on the same texts as the most systems are.
+        best: Whether it is the best of these on dev.
+        on_frontier: Whether no other of these is both faster and more accurate; None for the others, and without speed.
     """
 
     system: str
@@ -205,7 +204,11 @@ def _mixed(study: Study) -> Iterable[str]:
     for run in study.runs:
         for name, value in run.table("settings").items() if run.done else ():
             if name not in _FREE and name not in run.table("chosen"):
-                shown = Path(str(value)).name if name == "encoder" else _plain(value)
+                if name == "encoder":  # the same file may lie elsewhere
+                    value = Path(str(value)).name
+                elif name == "batch_size" and value == "auto":
+                    value = batch_for(int(run.number("texts", "train") or 0))
+                shown = _plain(value)
                 values[run.data, run.system][name][shown] = None
     for (data, one), settings in values.items():
         mixed = [f"{name} {' and '.join(seen)}" for name, seen in settings.items() if len(seen) > 1]
@@ -218,13 +221,11 @@ _FREE = {"seed", "cache", "report_to"}
 
 
 def _partly(data: Iterable[DataSet]) -> Iterable[str]:
-    """Say which systems were tested on fewer texts than others."""
+    """Say which systems were tested on other texts than most."""
     for one in data:
         names = [f"{row.system} ({row.runs} of {row.expected} runs)" for row in one.rows if row.runs and not row.whole]
         if names:
-            yield (
-                f"{one.name}: tested on fewer texts than others, and so not ranked, nor in slices: {', '.join(names)}."
-            )
+            yield f"{one.name}: tested on other texts than most, and so not ranked, nor in slices: {', '.join(names)}."
 
 
 def _ladder(study: Study) -> tuple[str, ...]:
@@ -275,15 +276,15 @@ def _data_set(
     pooled = {one: found for one in ladder if (found := study.pooled(name, one)) is not None}
     sized = next((run for run in [*runs, *study.of(name, fraction=None)] if run.done), None)
     texts = {part: int(n) for part in ("train", "dev", "test") if sized and (n := sized.number("texts", part))}
-    tested = {one: np.unique(found.outcomes.example) for one, found in pooled.items()}
-    most = max(map(len, tested.values()), default=0)
-    whole = {one: found for one, found in pooled.items() if len(tested[one]) == most}
+    tested = {one: frozenset(found.outcomes.example.tolist()) for one, found in pooled.items()}
+    same = _tested_by_most(tested.values())
+    whole = {one: found for one, found in pooled.items() if tested[one] == same}
     here = [one for one in verdict if one.data == name]
     labels = sized.labels if sized else ()
     return DataSet(
         name=name,
         texts=texts,
-        tested=most,
+        tested=max(map(len, tested.values()), default=0),
         labels=labels,
         fingerprints=tuple(dict.fromkeys(str(r.line["fingerprint"]) for r in runs if r.line.get("fingerprint"))),
         rows=_rows(study, name, ladder, whole),
@@ -299,6 +300,13 @@ def _data_set(
         },
         contrast=contrast(here, pooled, examples, labels),
     )
+
+
+def _tested_by_most(tested: Collection[frozenset[int]]) -> frozenset[int] | None:
+    """Return the texts that the most systems were tested on, None where no two were tested on the same."""
+    counts = Counter(tested)
+    found = max(counts, key=lambda ids: (counts[ids], len(ids)), default=None)
+    return found if found is not None and (counts[found] > 1 or len(tested) == 1) else None
 
 
 def _rows(study: Study, data: str, ladder: Sequence[str], whole: Container[str]) -> tuple[Row, ...]:

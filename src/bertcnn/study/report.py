@@ -137,7 +137,10 @@ _ON_BEHAVIOUR = (
     "Percent of hand-written cases that fail, by what they ask of a system. Far negation stands first: it is what a "
     "window of a few words cannot see. The stronger the shade, the better."
 )
-_ON_TRANSFER = "Accuracy in percent on data sets that nothing was trained on. The stronger the shade, the better."
+_ON_TRANSFER = (
+    "Accuracy in percent on other data sets, of which nothing was learned but where a warning says so. The stronger "
+    "the shade, the better."
+)
 _ON_RELIABILITY = (
     "How often a system is right when it is so sure; on the dashed line it would be as right as it says. Larger points "
     "hold more texts."

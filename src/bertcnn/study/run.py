@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from bertcnn.errors import BertCNNError, DataError, StudyError
 from bertcnn.inference.metrics import SCORES, decide
-from bertcnn.settings import Settings, all_settings, change
+from bertcnn.settings import Settings, all_settings, batch_for, change
 from bertcnn.study.behaviour import applies_to, failures, load_cases
 from bertcnn.study.cost import measure
 from bertcnn.study.division import Division, divide, read_table, read_transfer
@@ -97,7 +97,7 @@ def _work(plan: Plan, run: Run, folder: Path) -> Record:
         "transfer": transfer,
         "cost": asdict(cost),
         "progress": _curve(fitted.system),
-        "settings": _all_settings(plan, run, fitted.chosen),
+        "settings": settings_of(plan, run, fitted.chosen, train=len(division.train)),
         "made": made_by(),
         "fingerprint": division.fingerprint,
         "warnings": [
@@ -206,11 +206,13 @@ def _transfer(
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
     """Return the scores on other data sets, and warnings of texts there that were learned from or chosen on."""
     found, warnings = {}, []
-    known = {normal_form(text) for text in (*division.train.texts, *division.dev.texts)}
-    for transfer in plan.task(run.data).transfer:
+    transfers = plan.task(run.data).transfer
+    known = {normal_form(text) for text in (*division.train.texts, *division.dev.texts)} if transfers else set()
+    for transfer in transfers:
         examples = read_transfer(transfer)
-        if shared := len(known & {normal_form(text) for text in examples.texts}):
-            warnings.append(f"{shared:,} texts are in both train or dev and transfer {transfer.name}")
+        if shared := sum(normal_form(text) in known for text in examples.texts):
+            share = max(0.01, shared / len(examples))  # rounded, so that folds say the same
+            warnings.append(f"{share:.0%} of the texts of transfer {transfer.name} are in train or dev, too")
         probabilities = np.asarray(one.predict_proba(examples.texts))
         scores = _scores(_truth(examples, labels), probabilities)
         found[transfer.name] = {
@@ -272,13 +274,22 @@ def _vectors(plan: Plan) -> str:
     return find_source(plan.vectors) if plan.vectors else ""
 
 
-def _all_settings(plan: Plan, run: Run, chosen: Values) -> Values:
+def settings_of(plan: Plan, run: Run, chosen: Values, *, train: int) -> Values:
+    """Return all settings of a run, by name.
+
+    Args:
+        plan: What it says goes over the ladder's own.
+        run: Which.
+        chosen: What was tuned.
+        train: Texts to learn from, by which the batches may go.
+    """
     one = system(run.system)
     changes = {**_own(plan, one), **chosen}
     if one.settings is None:
         return {**{name: choices[0] for name, choices in one.space.items()}, **changes}
     settings = network_settings(one, _base(plan), changes, seed=run.seed, vectors=_vectors(plan))
-    return {**vars(settings.model), **vars(settings.training)}
+    found = {**vars(settings.model), **vars(settings.training)}
+    return {**found, "batch_size": batch_for(train)} if found["batch_size"] == "auto" else found
 
 
 def check_system(one: System, plan: Plan) -> None:

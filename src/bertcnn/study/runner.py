@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bertcnn.errors import DataError, StudyError
+from bertcnn.errors import DataError, SettingsError, StudyError
 from bertcnn.study.division import Table, read_table, read_transfer
 from bertcnn.study.evidence import SCHEMA, read_runs
 from bertcnn.study.plan import Plan, Run, read_plan, with_dropped, write_plan
-from bertcnn.study.run import CANDIDATE, Record, check_system, made_by, work
+from bertcnn.study.run import CANDIDATE, Record, check_system, made_by, settings_of, work
 from bertcnn.study.slices import slices_of
 from bertcnn.study.systems import system
 from bertcnn.text.dataset import Examples, fingerprint_of
@@ -42,9 +42,17 @@ def run_study(plan: Plan, folder: Path, *, console: Console, isolated: bool = Tr
         isolated: Each run in a process of its own, so that none can hurt another; False for tests.
 
     Raises:
+        SettingsError: Only fractions of the training texts are asked for.
         StudyError: Another study is in the folder, or a system is unknown.
         DataError: A data set cannot be read.
     """
+    for task in plan.data:
+        fractions = task.fractions or plan.fractions
+        if max(fractions) < 1:
+            raise SettingsError(
+                f"fractions of {task.name} are {', '.join(f'{one:g}' for one in fractions)}, expected 1 among them: "
+                "scores and tests are of all training texts."
+            )
     for name in {run.system for run in plan.runs()}:
         check_system(system(name), plan)
     tables = {task.name: read_table(task) for task in plan.data}
@@ -93,7 +101,11 @@ def _check_labels(examples: Examples, table: Table) -> None:
 
 
 def _key(record: Record) -> str:
-    return Run(record["data"], record["system"], record["seed"], record["fold"], record["fraction"]).key
+    return _run_of(record).key
+
+
+def _run_of(record: Record) -> Run:
+    return Run(record["data"], record["system"], record["seed"], record["fold"], record["fraction"])
 
 
 def _split(record: Record) -> tuple[Any, ...]:
@@ -157,10 +169,7 @@ def _claimed(plan: Plan, folder: Path, tables: dict[str, Table]) -> Iterator[Non
 def _check_same(plan: Plan, before: Plan, folder: Path, tables: dict[str, Table]) -> None:
     same = ("model", "training", "tune", "vectors")
     changed = [name for name in same if getattr(before, name) != getattr(plan, name)]
-    ran = {record["system"] for record in read_results(folder)} & {run.system for run in plan.runs()}
-    changed += [
-        f"settings of {name}" for name in sorted(ran) if before.settings.get(name, {}) != plan.settings.get(name, {})
-    ]
+    changed += [f"settings of {name}" for name in sorted(_set_otherwise(plan, before, folder))]
     mine = {task.name: task for task in plan.data}
     free = {"systems", "seeds", "fractions"}  # there may be more of these
     for task in before.data:
@@ -175,6 +184,22 @@ def _check_same(plan: Plan, before: Plan, folder: Path, tables: dict[str, Table]
         raise StudyError(
             f"{folder} holds another study (other {', '.join(changed)}). Give another --output, or remove it."
         )
+
+
+def _set_otherwise(plan: Plan, before: Plan, folder: Path) -> set[str]:
+    """Return the systems of a plan that have run with other settings than it gives them, or gave them before."""
+    names = {run.system for run in plan.runs()}
+    found = set()
+    for record in read_results(folder):
+        name, chosen = record["system"], record.get("chosen") or {}
+        if record["status"] != "done" or name not in names:
+            continue
+        given = plan.settings.get(name, {})
+        wanted = settings_of(plan, _run_of(record), chosen, train=record["texts"]["train"])
+        told = {*given, *before.settings.get(name, {})} - set(chosen)
+        if any(json.dumps(wanted.get(one)) != json.dumps(record["settings"].get(one)) for one in told):
+            found.add(name)
+    return found
 
 
 def _fingerprint_file(folder: Path, data: str) -> Path:

@@ -270,10 +270,10 @@ def as_text(value: Any) -> str:
         raise DataError(
             f"A text is a {type(value).__name__}, {shown}. Expected a string; choose another column with --text."
         )
-    return "" if _is_missing(value) else str(value)
+    return "" if is_missing(value) else str(value)
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     """Return whether a cell holds nothing: none, or what is no number in a column of numbers."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
@@ -316,7 +316,7 @@ def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Exa
 def _one(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return "" if _is_missing(value) else str(value).strip()
+    return "" if is_missing(value) else str(value).strip()
 
 
 def _many(value: Any, separator: str) -> tuple[str, ...]:

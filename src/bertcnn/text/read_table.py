@@ -95,7 +95,8 @@ def read_lines(file: IO[bytes], name: str, *, encoding: str = "utf-8") -> Iterat
         raise DataError(f"No encoding {encoding!r}. Try utf-8, cp1252, latin-1 or utf-16.") from error
     if is_wide:  # whose lines do not end where a byte says so
         try:
-            yield from (line.rstrip("\r\n") for line in io.TextIOWrapper(file, encoding=encoding, newline="\n"))
+            for number, line in enumerate(io.TextIOWrapper(file, encoding=encoding, newline="\n")):
+                yield (line if number else line.removeprefix("\ufeff")).rstrip("\r\n")
         except UnicodeError as error:
             raise DataError(f"{name} is not {encoding}: {error}. Give its --encoding.") from error
         return

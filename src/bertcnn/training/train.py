@@ -26,7 +26,7 @@ from bertcnn.inference.predictor import Predictor
 from bertcnn.network.encoder import reads_padding
 from bertcnn.network.model import BertCNN
 from bertcnn.network.states import States, cache_folder, cached_states
-from bertcnn.settings import Settings, TrainingSettings
+from bertcnn.settings import Settings, TrainingSettings, batch_for
 from bertcnn.text.dataset import Examples, Splits, fingerprint_of
 from bertcnn.text.labels import Labels
 from bertcnn.text.tokens import Pieces, PieceTokenizer
@@ -45,11 +45,8 @@ from bertcnn.training.stage import (
     several_on_cpu,
 )
 
-FEW_TEXTS, SMALL_BATCH, BATCH = 1000, 8, 32
-"""Fewer texts than these make too few steps in batches of 32. Source: docs/design/0012-few-texts.md."""
-
 FEW_DEV_TEXTS = 300
-"""Fewer than these cannot tell epochs apart: chance would choose. Source: the same."""
+"""Fewer than these cannot tell epochs apart: chance would choose. Source: docs/design/0012-few-texts.md."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ def train(
     if settings.training.negation_contrasts:
         splits = _with_contrasts(splits, settings.training)
     if settings.training.batch_size == "auto":
-        size = SMALL_BATCH if len(splits.train) < FEW_TEXTS else BATCH
+        size = batch_for(len(splits.train))
         settings = replace(settings, training=replace(settings.training, batch_size=size))
     if not len(splits.dev):
         raise DataError(f"{splits.dev.source} has no texts to choose and calibrate on. Give some as dev.")
