@@ -29,7 +29,7 @@ def run(command: list[str], folder: Path) -> str:
 
 @pytest.mark.parametrize(
     ("code", "said"),
-    # What a model of 640 reviews says is its own affair; that it says one of the labels is ours.
+    # What a model of 840 reviews says is its own affair; that it says one of the labels is ours.
     [(PYTHON[0], r"\['(positive|negative)'\]"), pytest.param(PYTHON[1], "'positive': ", marks=pytest.mark.slow)],
 )
 def test_python_blocks(code: str, said: str, tmp_path: Path) -> None:

@@ -62,8 +62,12 @@ def compare(
 
     `bertcnn compare --config configs/kim2014.toml --output runs/kim2014`
 
-    Writes report.html, report.md, results.jsonl, results.csv and the best loadable model. Killed or stopped, the same
-    command goes on where it was.
+    Systems: majority, tfidf, cnn-random, cnn-static, cnn-tuned, cnn-pieces; with @half, @all or @N (layers) behind
+    them: bert-mean-frozen, bert-cnn-frozen (also @mix), bert-cls, bert-mean, bert-cnn, bert-cnn-lpft,
+    bert-cnn-contrasts.
+
+    Writes report.html, report.md, results.jsonl, results.csv and the network that is best on dev. Killed or stopped,
+    the same command goes on where it was.
     """
     values: dict[str, Any] = {}
     if source is not None:

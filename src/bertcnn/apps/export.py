@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bertcnn.apps.options import Delimiter, Encoding, Label, Model, Separator, Text, check_is_folder, reading
 from bertcnn.apps.show import err, out
-from bertcnn.errors import BertCNNError, ModelError
+from bertcnn.errors import BertCNNError, DataError, ModelError
 from bertcnn.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -127,6 +127,8 @@ def _dev_of_training(model: Path, *, needed: bool) -> "Examples | None":
 
     try:
         made_from = json.loads((model / "metrics.json").read_text("utf-8"))["sources"]
+        if made_from is None:
+            raise DataError("it does not say so, for it was saved from Python or by compare")
         settings = read_settings(model / "run.toml")
         return load_splits(**made_from, settings=settings.data, seed=settings.training.seed).dev
     except (OSError, ValueError, KeyError, TypeError, BertCNNError) as error:

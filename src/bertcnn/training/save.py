@@ -21,7 +21,7 @@ from bertcnn.settings import write_settings
 from bertcnn.training.depth import DepthCurve
 from bertcnn.training.estimator import BertCNNClassifier
 from bertcnn.training.output import check_output
-from bertcnn.training.train import Trained
+from bertcnn.training.train import FEW_DEV_TEXTS, Trained
 
 VERSIONS_OF = ("bertcnn", "torch", "transformers", "tokenizers", "numpy")
 
@@ -142,6 +142,8 @@ def model_card(trained: Trained) -> str:
         rows.append(_score_row("test", trained.test))
     kind = "any number of labels a text" if config.is_multi_label else "one label a text"
     warnings = "".join(f"\n> **Warning:** {warning}\n" for warning in trained.warnings)
+    chooses = trained.dev.texts >= FEW_DEV_TEXTS
+    chosen, epoch = ("The epoch, the", "the best of its epochs") if chooses else ("The", "after its last epoch,")
     return f"""---
 library_name: bertcnn
 pipeline_tag: text-classification
@@ -157,9 +159,9 @@ tags: [bertcnn, text-classification]
 |---|---|---|---|---|---|
 {chr(10).join(rows)}
 
-In brackets: 95 % intervals over the texts (accuracy: Wilson; the others: bootstrap). The epoch, the temperature
+In brackets: 95 % intervals over the texts (accuracy: Wilson; the others: bootstrap). {chosen} temperature
 ({trained.temperature:.2f}, folded into the weights) and any thresholds were chosen on dev, so its scores flatter.
-{"" if trained.depth_curve is None else _depth_section(trained.depth_curve)}
+{"" if trained.depth_curve is None else _depth_section(trained.depth_curve, epoch)}
 ```python
 from bertcnn import Predictor
 
@@ -172,14 +174,14 @@ seen only texts like its training texts; on others, measure before you trust it.
 """
 
 
-def _depth_section(curve: DepthCurve) -> str:
+def _depth_section(curve: DepthCurve, epoch: str) -> str:
     return f"""
 ## Why this depth
 
 {curve.table()}
 
 {curve.why} Each score is that of a head on
-frozen states, the best of its epochs on dev. One text is the training text of median length
+frozen states, {epoch} on dev. One text is the training text of median length
 ({curve.timed_pieces} pieces), alone, on the machine that trained; by a graph where torch is over the budget.
 """
 
