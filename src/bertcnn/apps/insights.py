@@ -65,9 +65,9 @@ def insights(
     `bertcnn insights models/reviews new.csv --output insights/new`
 
     Writes insights.html, one page without network, and phrases.csv, filters.csv, texts.csv, with --by groups.csv: the
-    phrases that drive each label, how they move over a column, errors, the least sure texts, labels to look at (where the model is
-    good enough to doubt them), and what the model's filters look for. Many labels a text are joined by `|`. Memory
-    hardly grows with the rows.
+    phrases that drive each label, how they move over a column, errors, the least sure texts, labels to look at (where
+    the model is good enough to doubt them), and what the model's filters look for. Many labels a text are joined by
+    `|`. Memory hardly grows with the rows.
     """
     quiet()
     predictor = load_predictor(model, backend, device)
