@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -23,7 +22,6 @@ from sklearn.pipeline import make_pipeline
 from bertcnn import BertCNNClassifier
 from bertcnn.settings import Settings
 from bertcnn.study.systems import MeanStates
-from bertcnn.training import train as training
 from recipes import FILES, parts_of, read
 
 Texts = Sequence[str]
@@ -41,24 +39,31 @@ def mean(depth: str) -> Make:
     return make
 
 
-def ours(*, fewest: int = training.FEW_DEV_TEXTS, **changes: Any) -> Make:
-    """What `train` does, choosing an epoch on dev where dev has so many texts."""
+def ours(**changes: Any) -> Make:
+    """What `train` does, with other settings."""
 
     def make(texts: Texts, labels: Labels, seed: int) -> Any:
-        with patch.object(training, "FEW_DEV_TEXTS", fewest):
-            return BertCNNClassifier(seed=seed, report_to="none", **changes).fit(texts, labels)
+        return BertCNNClassifier(seed=seed, report_to="none", **changes).fit(texts, labels)
 
     return make
 
 
+WORDS: dict[str, Any] = {"encoder": "words", "depth": "all", "kernel_sizes": (3, 4, 5), "batch_size": 50, "epochs": 15}
+HALF: dict[str, Any] = {"depth": "half", "epochs": 4}
+
 SYSTEMS = {
     "mean, half": mean("half"),
     "mean, all": mean("all"),
-    "frozen half, chosen": ours(fewest=0, method="frozen", depth="half"),
-    "frozen half, chosen, without patience": ours(fewest=0, method="frozen", depth="half", patience=99),
-    "frozen half, by log loss": ours(fewest=0, method="frozen", depth="half", patience=99, metric="log_loss"),
-    "frozen half, last": ours(fewest=10**9, method="frozen", depth="half"),
-    "frozen half, last of 6": ours(fewest=10**9, method="frozen", depth="half", head_epochs=6),
+    "frozen half, chosen": ours(method="frozen", depth="half", patience=3),
+    "frozen half, chosen, without patience": ours(method="frozen", depth="half", patience=99),
+    "frozen half, by log loss": ours(method="frozen", depth="half", patience=99, metric="log_loss"),
+    "frozen half, last": ours(method="frozen", depth="half"),
+    "frozen half, last of 6": ours(method="frozen", depth="half", head_epochs=6),
+    "frozen half, last of 8": ours(method="frozen", depth="half", head_epochs=8),
+    "words, chosen": ours(method="finetune", patience=4, **WORDS),
+    "words, last": ours(method="finetune", **WORDS),
+    "fine-tuned half, chosen": ours(method="finetune", patience=3, **HALF),
+    "fine-tuned half, last": ours(method="finetune", **HALF),
     "train": ours(),
 }
 
@@ -67,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--output", type=Path, default=Path("runs/fewtexts.jsonl"))
-    parser.add_argument("--systems", nargs="*", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--systems", nargs="*", choices=SYSTEMS, default=[*list(SYSTEMS)[:6], "train"])
     parser.add_argument("--sets", nargs="*", choices=FILES, default=["sst2", "trec6", "cr", "mr"])
     parser.add_argument("--texts", nargs="*", type=int, default=[64, 128, 256, 500, 1000])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2, 3], help="other texts, other beginnings")

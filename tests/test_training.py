@@ -119,31 +119,29 @@ def test_long_texts_are_read_whole(quick: Settings) -> None:
     assert cut.dev.headlines["accuracy"].value < 0.8
 
 
-def test_the_best_epoch_is_kept(splits: Splits, quick: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "FEW_DEV_TEXTS", 40)
+def test_the_best_epoch_is_kept(splits: Splits, quick: Settings) -> None:
     trained = train(splits, change(quick, {"method": "frozen", "head_learning_rate": 0.05, "patience": 4}))
     scores = [h["eval_accuracy"] for h in trained.history if "eval_accuracy" in h]
     assert trained.dev.headlines["accuracy"].value == pytest.approx(max(float(str(s)) for s in scores), abs=0.051)
 
 
-def test_few_dev_texts_choose_no_epoch(splits: Splits, quick: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = change(quick, {"method": "frozen", "head_epochs": 6, "patience": 3})
-
-    def weights(fewest: int, step: float) -> tuple[torch.Tensor, int]:
+def test_without_patience_the_last_epoch_is_kept(
+    splits: Splits, quick: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weights(patience: int, step: float) -> tuple[torch.Tensor, int]:
         """Train with dev scores that rise or fall by a step an epoch; return weights and the number of epochs."""
         scores = itertools.count(0.5, step)
         monkeypatch.setattr(stage, "score_epoch", lambda _: {"accuracy": next(scores)})
-        monkeypatch.setattr(training, "FEW_DEV_TEXTS", fewest)
-        trained = train(splits, given)
+        trained = train(splits, change(quick, {"method": "frozen", "head_epochs": 6, "patience": patience}))
         return trained.predictor.model.head.cnn.weight, sum("eval_accuracy" in one for one in trained.history)
 
-    assert len(splits.dev) == 40
-    last, epochs = weights(fewest=40, step=0.01)
+    assert Settings().training.patience == 0
+    last, epochs = weights(patience=3, step=0.01)
     assert epochs == 6
-    first, epochs = weights(fewest=40, step=-0.01)
+    first, epochs = weights(patience=3, step=-0.01)
     assert epochs == 4
     assert not torch.equal(first, last)
-    kept, epochs = weights(fewest=41, step=-0.01)
+    kept, epochs = weights(patience=0, step=-0.01)
     assert epochs == 6
     assert torch.equal(kept, last)
 
@@ -230,7 +228,6 @@ def test_a_resumed_run_has_no_more_patience(
         return {"accuracy": 0.9 if call == 1 else 0.5}
 
     monkeypatch.setattr(stage, "score_epoch", scores)
-    monkeypatch.setattr(training, "FEW_DEV_TEXTS", 0)
     given = change(quick, {"method": "frozen", "head_epochs": 9, "patience": 3})
     with pytest.raises(TrainingError, match="cut off"):
         train(splits, given, checkpoints=tmp_path)
@@ -324,16 +321,15 @@ def test_whatever_stops_a_run_is_noted_once_and_obeyed_twice(number: signal.Sign
     assert signal.getsignal(number) is before
 
 
-@pytest.mark.parametrize("chooses", [True, False])
+@pytest.mark.parametrize("patience", [9, 0])
 @pytest.mark.parametrize("when", ["within an epoch", "at the end of one", "at the end of all"])
 def test_what_was_trained_before_a_stop_is_not_trained_again(
-    splits: Splits, quick: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, chooses: bool
+    splits: Splits, quick: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, patience: int
 ) -> None:
     """Trainer deletes all checkpoints but the best when it ends, and an epoch that ended has its score."""
-    monkeypatch.setattr(training, "FEW_DEV_TEXTS", 0 if chooses else 10**6)
     scores = itertools.cycle([0.9, 0.5, 0.6, 0.7])
     monkeypatch.setattr(stage, "score_epoch", lambda _: {"accuracy": next(scores), "log_loss": 1.0})
-    given = change(quick, {"method": "frozen", "head_epochs": 4, "patience": 9})
+    given = change(quick, {"method": "frozen", "head_epochs": 4, "patience": patience})
     whole = train(splits, given)
     steps = max(entry["step"] for entry in whole.history)
     stop = {"within an epoch": steps - 1, "at the end of one": steps // 4, "at the end of all": steps}[when]

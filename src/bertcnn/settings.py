@@ -103,12 +103,14 @@ class TrainingSettings:
     warmup: float = _setting(0.1, "Share of the steps in which the learning rate rises; it falls linearly after.")
     max_gradient_norm: float = _setting(1.0, "Longer gradients are shortened to this.")
     patience: int = _setting(
-        3, "Stop after so many epochs without a better dev score; with fewer than 300 dev texts never."
+        0,
+        "Keep the epoch with the best dev score, and stop after so many that are no better; 0: go through all and keep "
+        "the last, which is better as a rule, for rates fall to the end.",
     )
     metric: Literal["auto", "accuracy", "macro_f1", "micro_f1", "log_loss"] = _setting(
         "auto",
-        "Dev score that keeps the best epoch, of 300 dev texts or more; auto: accuracy, or macro_f1 where texts have "
-        "many labels.",
+        "Dev score that choices are made by: of the depth, of the head alone or fine-tuned, with patience of the "
+        "epoch; auto: accuracy, or macro_f1 where texts have many labels.",
     )
     tolerance: float = _setting(
         0.3, "With depth auto: points of the dev score (hundredths) that the chosen depth may be below the best."
@@ -299,6 +301,7 @@ def _out_of_range(settings: Settings) -> list[str]:
             "auto, or more than 0",
         ),
         ("weight_decay", training.weight_decay, training.weight_decay >= 0, "at least 0"),
+        ("patience", training.patience, training.patience >= 0, "at least 0"),
     ]
     positive = {
         model: ("num_filters", "vector_size"),
@@ -308,7 +311,6 @@ def _out_of_range(settings: Settings) -> list[str]:
             "encoder_learning_rate",
             "head_learning_rate",
             "max_gradient_norm",
-            "patience",
             "max_train_pieces",
             "gradient_accumulation",
         ),

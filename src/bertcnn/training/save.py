@@ -21,7 +21,7 @@ from bertcnn.settings import write_settings
 from bertcnn.training.depth import DepthCurve
 from bertcnn.training.estimator import BertCNNClassifier
 from bertcnn.training.output import check_output
-from bertcnn.training.train import FEW_DEV_TEXTS, Trained
+from bertcnn.training.train import Trained
 
 VERSIONS_OF = ("bertcnn", "torch", "transformers", "tokenizers", "numpy")
 
@@ -142,8 +142,8 @@ def model_card(trained: Trained) -> str:
         rows.append(_score_row("test", trained.test))
     kind = "any number of labels a text" if config.is_multi_label else "one label a text"
     warnings = "".join(f"\n> **Warning:** {warning}\n" for warning in trained.warnings)
-    chooses = trained.dev.texts >= FEW_DEV_TEXTS
-    chosen, epoch = ("The epoch, the", "the best of its epochs") if chooses else ("The", "after its last epoch,")
+    has_patience = settings.training.patience > 0
+    chosen, epoch = ("The epoch, the", "the best of its epochs") if has_patience else ("The", "after its last epoch,")
     return f"""---
 library_name: bertcnn
 pipeline_tag: text-classification

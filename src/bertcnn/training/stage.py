@@ -1,7 +1,7 @@
 """One stage of training: Hugging Face's Trainer, composed and not subclassed.
 
 A stage trains either the head on cached states, or the whole model on pieces; both read the
-same truth, keep the epoch with the best dev score where dev can tell, and can be taken up again after a kill.
+same truth, keep the last epoch, or with patience the best on dev, and can be taken up again after a kill.
 """
 
 import json
@@ -98,12 +98,7 @@ def _truth(items: Sequence[Item]) -> Tensor:
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage trains on, and for how long.
-
-    Attributes:
-        chooses: Keep the epoch with the best dev score, and stop where there was no better one for long; else
-            go through all and keep the last.
-    """
+    """What one stage trains on, and for how long."""
 
     name: str
     train: TextSet
@@ -112,7 +107,6 @@ class Stage:
     epochs: int
     metric: str
     folder: Path
-    chooses: bool = True
 
 
 def run_stage(
@@ -164,7 +158,7 @@ def run_stage(
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=2,  # the best and the last; of 1, Trainer deletes the last when it ends, if only to stop
-        load_best_model_at_end=stage.chooses,
+        load_best_model_at_end=settings.patience > 0,
         restore_callback_states_from_checkpoint=True,  # how many epochs were no better
         metric_for_best_model=stage.metric,
         greater_is_better=stage.metric != "log_loss",
@@ -190,7 +184,7 @@ def run_stage(
         eval_dataset=stage.dev,
         compute_metrics=score_epoch,
         optimizers=(optimizer, None),
-        callbacks=[*([EarlyStoppingCallback(settings.patience)] if stage.chooses else []), *callbacks],
+        callbacks=[*([EarlyStoppingCallback(settings.patience)] if settings.patience else []), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     last = _last_whole_checkpoint(stage.folder) if resume else None

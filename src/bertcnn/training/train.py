@@ -45,9 +45,6 @@ from bertcnn.training.stage import (
     several_on_cpu,
 )
 
-FEW_DEV_TEXTS = 300
-"""Fewer than these cannot tell epochs apart: chance would choose. Source: docs/design/0012-few-texts.md."""
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -202,11 +199,6 @@ class _Run:
     def train(self, splits: Splits, truths: dict[str, Truth], also_encode: Sequence[str]) -> None:
         method, training = self.settings.training.method, self.settings.training
         self.truths, self.pool = truths, self._pool(splits, also_encode)
-        self.chooses = len(splits.dev) >= FEW_DEV_TEXTS
-        if not self.chooses:
-            self.console.print(
-                f"  Too few dev texts to choose an epoch on ({len(splits.dev)}): the last one is kept.", highlight=False
-            )
         if self.settings.model.depth == "half-or-all" and self.model.config.num_hidden_layers < 2:
             self.settings = at(self.settings, "all")  # there is nothing to choose from
         elif self.settings.model.searches_depth:
@@ -298,7 +290,7 @@ class _Run:
         }
         whole = collate_pieces(model.config.windowing, self.tokenizer.pad_id)
         collate = whole if states is None else collate_states(states)
-        stage = Stage(name, sets["train"], sets["dev"], collate, epochs, metric, folder, self.chooses)
+        stage = Stage(name, sets["train"], sets["dev"], collate, epochs, metric, folder)
         watchdog, show = Watchdog(name), ProgressBar(self.console, folder.name, metric)
         module = model if states is None else model.head
         with Interruption() as interruption:
@@ -308,11 +300,11 @@ class _Run:
     def _score(self, log: Sequence[dict[str, float]]) -> float:
         sign = -1.0 if self.metric == "log_loss" else 1.0
         scores = [sign * entry[f"eval_{self.metric}"] for entry in log if f"eval_{self.metric}" in entry]
-        return max(scores) if self.chooses else scores[-1]
+        return max(scores) if self.settings.training.patience else scores[-1]
 
     def _doubt(self, score: float) -> float:
         """Return by how much a dev score may be worse than another before it is taken for worse."""
-        if self.chooses or self.metric == "log_loss":
+        if self.metric == "log_loss":
             return 0.0
         return standard_error(score, texts=len(self.pool.rows["dev"]))
 
