@@ -6,13 +6,11 @@ How figures look is in ``tables`` and ``pictures``.
 from collections import Counter, defaultdict
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from bertcnn.errors import StudyError
 from bertcnn.inference.metrics import Estimate
-from bertcnn.settings import batch_for
 from bertcnn.study.details import (
     Contrast,
     Curve,
@@ -28,6 +26,7 @@ from bertcnn.study.details import (
     transfer,
 )
 from bertcnn.study.evidence import Example, Result, Study
+from bertcnn.study.making import Chosen, chosen_settings, made_with, mixed_settings, warnings_of
 from bertcnn.study.questions import QUESTIONS
 from bertcnn.study.statistics import Outcomes, accuracy, compare, frontier, macro_f1, reliability, time_to
 from bertcnn.study.systems import ladder_place, system
@@ -112,17 +111,6 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The settings that dev chose for a system, with the number of runs that chose them."""
-
-    data: str
-    system: str
-    trials: int | None
-    settings: str
-    runs: int
-
-
-@dataclass(frozen=True)
 class Report:
     """All that a report shows.
 
@@ -172,52 +160,17 @@ def find(study: Study) -> Report:
         verdict=verdict,
         over_data={q: over_data(group) for q, group in groups.items() if len(group) > 1},
         data=data,
-        chosen=tuple(_chosen(study, names, ladder)),
-        made=_made(study),
+        chosen=tuple(chosen_settings(study, names, ladder)),
+        made=made_with(study),
         counts={
             "done": sum(run.done for run in study.runs),
             "failed": sum(not run.done for run in study.runs),
             "missing": study.missing,
             "broken": study.broken,
         },
-        warnings=_warnings(study),
-        notes=tuple(dict.fromkeys([*study.notes, *contradictions(verdict), *_mixed(study), *_partly(data)])),
+        warnings=warnings_of(study),
+        notes=tuple(dict.fromkeys([*study.notes, *contradictions(verdict), *mixed_settings(study), *_partly(data)])),
     )
-
-
-def _warnings(study: Study) -> dict[str, int]:
-    """Return what runs warned of, on which data and of which systems if not of all, and how often."""
-    warned: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for run in study.runs:
-        for text in run.line.get("warnings") or ():
-            warned[run.data, str(text)][run.system] += 1
-    found = {}
-    for (data, text), systems in warned.items():
-        whose = "" if len(systems) == len({run.system for run in study.of(data)}) else f", {', '.join(systems)}"
-        found[f"{data}{whose}: {text}"] = systems.total()
-    return dict(sorted(found.items(), key=lambda one: -one[1]))
-
-
-def _mixed(study: Study) -> Iterable[str]:
-    """Say which systems were run with different settings, as by versions of the program with other defaults."""
-    values: dict[tuple[str, str], dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
-    for run in study.runs:
-        for name, value in run.table("settings").items() if run.done else ():
-            if name not in _FREE and name not in run.table("chosen"):
-                if name == "encoder":  # the same file may lie elsewhere
-                    value = Path(str(value)).name
-                elif name == "batch_size" and value == "auto":
-                    value = batch_for(int(run.number("texts", "train") or 0))
-                shown = _plain(value)
-                values[run.data, run.system][name][shown] = None
-    for (data, one), settings in values.items():
-        mixed = [f"{name} {' and '.join(seen)}" for name, seen in settings.items() if len(seen) > 1]
-        if mixed:
-            yield f"{data}, {one}: runs with different settings are taken together ({'; '.join(mixed)})."
-
-
-_FREE = {"seed", "cache", "report_to"}
-"""Settings that may differ between runs of one system."""
 
 
 def _partly(data: Iterable[DataSet]) -> Iterable[str]:
@@ -385,38 +338,3 @@ def _progress(run: Result) -> list[tuple[float, float, float]]:
         return [(float(one["epoch"]), float(one["seconds"]), float(one["dev"])) for one in steps]
     except (TypeError, KeyError, ValueError):
         return []
-
-
-def _chosen(study: Study, names: Iterable[str], ladder: Iterable[str]) -> Iterable[Chosen]:
-    """Yield the hyperparameters that dev chose, each with the number of runs."""
-    for data in names:
-        for one in ladder:
-            runs = [run for run in study.of(data, one) if run.done and run.line.get("chosen")]
-            counts = Counter(_plain(run.line["chosen"]) for run in runs)
-            trials = over(runs, max, "trials")
-            for settings, count in counts.most_common():
-                yield Chosen(data, one, None if trials is None else int(trials), settings, count)
-
-
-def _made(study: Study) -> dict[str, tuple[str, ...]]:
-    """Return each value that occurs of what the runs were made with."""
-    values: dict[str, dict[str, None]] = defaultdict(dict)
-    for run in study.runs:
-        for key, value in run.table("made").items():
-            if value is not None:
-                values[key][_plain(value)] = None
-        values["seeds"][str(run.seed)] = None
-        values["fractions"][f"{run.fraction:g}"] = None
-    found = {key: tuple(sorted(seen)) for key, seen in values.items()}
-    if len(times := found.get("when", ())) > 1:
-        found["when"] = (f"{times[0]} to {times[-1]}",)
-    return found
-
-
-def _plain(value: Any) -> str:
-    """Write a value of JSON in a line: ``torch 2.13.0, numpy 2.4.6``."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(one)}" for key, one in value.items())
-    if isinstance(value, list):
-        return ", ".join(_plain(one) for one in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
