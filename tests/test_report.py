@@ -469,7 +469,7 @@ def test_runs_of_other_settings_are_told(tmp_path):
         line["chosen"] = {"dropout": line["settings"]["dropout"]}
     (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     told = [note for note in write_report(folder).notes if "different settings" in note]
-    assert told == ["sst2, cnn-random: runs with different settings are taken together (batch_size 32 and 8)."]
+    assert told == ["sst2, cnn-random: runs with different settings are taken together (batch_size auto and 8)."]
 
 
 def test_points_of_a_curve_rest_on_the_same_seeds(tmp_path):

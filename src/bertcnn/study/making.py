@@ -46,8 +46,8 @@ def mixed_settings(study: Study) -> Iterable[str]:
             if name not in _FREE and name not in run.table("chosen"):
                 if name == "encoder":  # the same file may lie elsewhere
                     value = Path(str(value)).name
-                elif name == "batch_size" and value == "auto":
-                    value = batch_for(int(run.number("texts", "train") or 0))
+                elif name == "batch_size" and value == batch_for(int(run.number("texts", "train") or 0)):
+                    value = "auto"  # what it stands for hangs on the number of texts
                 shown = _plain(value)
                 values[run.data, run.system][name][shown] = None
     for (data, one), settings in values.items():
