@@ -142,19 +142,28 @@ class _StrongestWindows(torch.autograd.Function):
         states, weight, positions = ctx.saved_tensors
         num_filters, kernel_sizes = ctx.sizes
         grad = grad.masked_fill(positions < 0, 0).to(weight.dtype)
-        pieces, values = [], []  # for each row of the weights, the piece it met and the gradient, (B, rows)
+        texts, pieces, width_of_state = states.shape
+        begins = pieces * torch.arange(texts, device=states.device)[:, None]
+        met, shares = [], []  # for each row of the weights, the piece it met in each text and the gradient, (B, rows)
         for i, width in enumerate(kernel_sizes):
             filters = slice(i * num_filters, (i + 1) * num_filters)
-            where = positions[:, filters].clamp(min=0)
-            pieces += [where + shift for shift in range(width)]
-            values += [grad[:, filters]] * width
-        met, share = torch.cat(pieces, dim=1), torch.cat(values, dim=1)[:, :, None]
-        to_states, to_weight = ctx.needs_input_grad[:2]
-        grad_states = torch.zeros_like(states) if to_states else None
-        grad_weight = torch.zeros_like(weight) if to_weight else None
-        for row in range(len(states)):
-            if grad_weight is not None:
-                grad_weight.addcmul_(share[row], states[row].index_select(0, met[row]).to(weight.dtype))
-            if grad_states is not None:
-                grad_states[row].index_add_(0, met[row], (share[row] * weight).to(states.dtype))
+            where = begins + positions[:, filters].clamp(min=0)
+            met += [where + shift for shift in range(width)]
+            shares += [grad[:, filters]] * width
+        piece, share = torch.cat(met, dim=1), torch.cat(shares, dim=1)
+        grad_states = grad_weight = None
+        # Both are sums of few vectors each, which is what an embedding bag is, in one operation.
+        if ctx.needs_input_grad[1]:
+            flat = states.reshape(-1, width_of_state).to(weight.dtype)
+            grad_weight = functional.embedding_bag(
+                piece.t().contiguous(), flat, mode="sum", per_sample_weights=share.t().contiguous()
+            )
+        if ctx.needs_input_grad[0]:
+            by_piece = piece.flatten().argsort(stable=True)
+            counts = torch.bincount(piece.flatten(), minlength=texts * pieces)
+            rows = by_piece % len(weight)
+            grad_states = functional.embedding_bag(
+                rows, weight, counts.cumsum(0) - counts, mode="sum", per_sample_weights=share.flatten()[by_piece]
+            )
+            grad_states = grad_states.view_as(states).to(states.dtype)
         return grad_states, grad_weight, None, None, None
