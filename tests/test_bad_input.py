@@ -520,6 +520,8 @@ def test_bytes_of_stdin_that_are_not_utf_8(folder: Path) -> None:
     assert done.code == 2
     assert "Line 2 of stdin is not utf-8" in done.err
     assert call("predict", folder, "--encoding", "latin-1", stdin=b"good\ncaf\xe9\n").code == 0
+    for codec in ("base64", "undefined"):
+        assert "is not " + codec in call("predict", folder, "--encoding", codec, stdin=b"good\n").err
     done = call("predict", folder, "--encoding", "utf-16", "--json", stdin="good\r\ncaf\xe9\n".encode("utf-16"))
     assert [json.loads(line)["text"] for line in done.out.splitlines()] == ["good", "caf\xe9"]
     done = call("predict", folder, "--encoding", "utf-16-le", "--json", stdin="\ufeffgood\n".encode("utf-16-le"))

@@ -73,7 +73,7 @@ def test_sizes_and_leaks_are_told(reviews: Path, tmp_path: Path) -> None:
     done = runner.invoke(
         app, ["compare", str(reviews), *columns, "--test", str(reviews), "--output", str(tmp_path / "b")]
     )
-    assert "Mind: reviews: 90 texts are in both train and test (2 runs)" in " ".join(done.stderr.split())
+    assert "Note: reviews: 90 texts are in both train and test (2 runs)" in " ".join(done.stderr.split())
 
 
 def test_where_every_run_fails_so_does_the_command(reviews: Path, tmp_path: Path) -> None:

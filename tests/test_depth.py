@@ -451,3 +451,15 @@ def test_the_command_line(low: str, csv_file: Path, tmp_path: Path) -> None:
     assert "Depth 1 is the smallest" in result.output
     assert "| **1** | **8** |" in (output / "README.md").read_text()
     assert not (tmp_path / "model.checkpoints").exists()
+
+
+def test_a_graph_that_cannot_be_quantized_is_left_out(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's tools raise what they like; a search within a budget goes on with the graphs that there are."""
+    tools = pytest.importorskip("onnxruntime.quantization")
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(tools, "quantize_static", fail)
+    found = list(paces._by_graphs(BertCNN.from_encoder(tiny, depth=1), load_tokenizer(tiny), "a good film"))
+    assert [one.backend for one in found] == ["onnx"]

@@ -447,6 +447,21 @@ def test_without_cleanlab_there_is_a_note(two: Predictor, monkeypatch: pytest.Mo
 # ---- limits
 
 
+def test_texts_labels_and_groups_are_as_many_and_of_any_kind(two: Predictor) -> None:
+    texts = ["a good film", "a bad film", "good"]
+    one, other = two.backend.spec.labels
+    found = insights(two, texts, labels=np.array([one, other, one]), groups=np.array(["x", "y", "x"]))
+    assert (found.texts, found.labelled) == (3, 3)
+    with pytest.raises(DataError, match="The labels end after 2, and the texts and labels must be as many"):
+        insights(two, texts, labels=[one, other])
+    with pytest.raises(DataError, match="The texts end after 3"):
+        insights(two, texts, groups="abcd")
+    with pytest.raises(TypeError, match="string"):
+        insights(two, "a good film")
+    with pytest.raises(TypeError, match="Text 1025 is a NoneType"):
+        insights(two, [*["a good film"] * 1025, None])
+
+
 def test_no_texts_one_text_and_no_filters(two: Predictor, tiny: str) -> None:
     nothing = insights(two, [])
     assert nothing.texts == 0

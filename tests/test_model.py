@@ -37,6 +37,7 @@ from bertcnn import BertCNN, BertCNNConfig, EncoderError, ModelError, Predictor,
 from bertcnn.network.encoder import cut, layer_of_parameters, load_encoder, load_tokenizer, reads_padding
 from bertcnn.network.loss import classification_loss
 from bertcnn.network.pool import StatePool
+from bertcnn.network.states import stream_states
 from bertcnn.network.vectors import RANDOM_RANGE, build_vectors, read_vectors
 from bertcnn.text.tokens import PieceTokenizer
 from tests.conftest import FAMILIES, POSITIONS
@@ -799,6 +800,19 @@ def test_embed_wants_a_list(tiny: str, predictor: Predictor) -> None:
         embed("a good film", encoder=tiny)
     with pytest.raises(TypeError, match="one string"):
         predictor.embed("a good film")
+
+
+def test_embed_reads_windows_shorter_than_a_filter(tiny: str) -> None:
+    states, mask = embed(["a good film"], encoder=tiny, max_length=8, overlap=2)
+    assert states.shape[:2] == mask.shape == (1, 5)
+
+
+def test_streamed_states_leave_their_caller_outside_inference_mode(tiny: str) -> None:
+    tokenizer = load_tokenizer(tiny)
+    waiting = stream_states(BertCNN.from_encoder(tiny), tokenizer(TEXTS), pad_id=tokenizer.pad_id, reach=0)
+    _, states = next(waiting)
+    assert not states.requires_grad
+    assert not torch.is_inference_mode_enabled()
 
 
 def test_a_predictor_and_its_folder_embed_alike(predictor: Predictor, saved: Path) -> None:

@@ -10,8 +10,9 @@
     ├── TrainingError   a training run that cannot start, go on, or be saved
     └── StudyError      a comparison that cannot be made, continued or reported
 
-The command line prints one of these in a line and exits 2. Anything else is a fault of ours
-and keeps its traceback. A message says what was got, what was expected, and what to do.
+The command line prints one of these, or what the system says of a file, in a line and exits 2.
+Anything else is a fault of ours and keeps its traceback.
+A message says what was got, what was expected, and what to do.
 """
 
 from collections.abc import Iterable
@@ -44,6 +45,15 @@ class TrainingError(BertCNNError):
 
 class StudyError(BertCNNError):
     """A comparison cannot be made, continued or reported."""
+
+
+def reason(error: Exception) -> str:
+    r"""Return the first line of what another library's error says, or its name where it says nothing.
+
+    >>> reason(ValueError("no such file\nmore")), reason(NotImplementedError())
+    ('no such file', 'NotImplementedError')
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -96,12 +96,12 @@ class TrainingSettings:
     batch_size: int | Literal["auto"] = _setting(
         "auto", "Texts a step; auto: 8 where there are fewer than 1,000 texts to learn from, else 32."
     )
-    encoder_learning_rate: float = _setting(5e-5, "Of the encoder (of word vectors: see head).")
+    encoder_learning_rate: float = _setting(5e-5, "Of the encoder; word vectors take the head's.")
     head_learning_rate: float = _setting(1e-3, "Of the head while the encoder is frozen, and in finetune.")
     layer_decay: float = _setting(0.9, "Factor of the learning rate from each encoder layer to the one below.")
     weight_decay: float = _setting(0.01, "Of AdamW.")
     warmup: float = _setting(0.1, "Share of the steps in which the learning rate rises; it falls linearly after.")
-    max_gradient_norm: float = _setting(1.0, "Longer gradients are shortened to this.")
+    max_gradient_norm: float = _setting(1.0, "Gradients are clipped to this norm.")
     patience: int = _setting(
         0,
         "Keep the epoch with the best dev score, and stop after so many that are no better; 0: go through all and keep "

@@ -1,1 +1,1 @@
-"""The doors: the command line."""
+"""The doors: the command line, the server and the web page."""

@@ -10,8 +10,8 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
-from itertools import islice
+from dataclasses import asdict, dataclass, field, replace
+from itertools import tee
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
@@ -69,7 +69,7 @@ def main() -> None:
         if error.errno in FULL:
             sys.stdout = open(os.devnull, "w")  # what is still to be written has no place  # noqa: SIM115, PTH123
             _stop(f"Cannot write the output: {error.strerror}. Free some space, or write elsewhere.")
-        _stop(f"The system refuses: {error}. Check the path and its permissions, or give another.")
+        _stop(f"Cannot read or write: {error}. Check the path and its permissions, or give another.")
 
 
 def _stop(why: str) -> NoReturn:
@@ -176,6 +176,7 @@ def predict(
         if output.exists() and not overwrite:
             raise DataError(f"{output} is there already. Give another --output, or --overwrite.")
     predictor = load_predictor(model, backend, device, max_tokens)
+    from bertcnn.text.dataset import as_text
     from bertcnn.text.read_table import check_column, read_rows
 
     if source == "-":
@@ -186,11 +187,12 @@ def predict(
         column = data.text
         rows = read_rows(source, encoding=encoding, delimiter=data.delimiter)
 
-    def check(row: dict[str, Any]) -> None:
+    def text_of(row: dict[str, Any]) -> str:
         check_column(row, column, "--text", source, delimiter=delimiter or "")
+        return as_text(row[column])
 
-    counts: Counter[str] = Counter()
-    scored = _scored(rows, predictor, column, check, counts)
+    counts = _Counts()
+    scored = _scored(rows, predictor, text_of, counts)
     started = perf_counter()
     with until_closed():
         number = _write(scored, output, source, column, as_json=as_json, as_table=as_table)
@@ -212,14 +214,20 @@ def _write(
     return write_separated(sys.stdout, scored)
 
 
-def _say_counts(number: int, counts: Counter[str], seconds: float) -> None:
+@dataclass
+class _Counts:
+    """What `predict` says in the end: how often each label was the answer, and how many texts were empty."""
+
+    labels: Counter[str] = field(default_factory=Counter)
+    empty: int = 0
+
+
+def _say_counts(number: int, counts: _Counts, seconds: float) -> None:
     """Say how many texts were classified, how fast, and as what."""
-    blank = counts.pop("", 0)
-    shares = ": " * bool(counts) + ", ".join(
-        f"{name.removeprefix('=')} {count}" for name, count in counts.most_common(SHOWN_LABELS)
-    )
-    rest = ", ..." if len(counts) > SHOWN_LABELS else ""
-    empty = f" ({blank} of them empty)" if blank else ""
+    shown = ", ".join(f"{name} {count}" for name, count in counts.labels.most_common(SHOWN_LABELS))
+    shares = f": {shown}" if shown else ""
+    rest = ", ..." if len(counts.labels) > SHOWN_LABELS else ""
+    empty = f" ({counts.empty} of them empty)" if counts.empty else ""
     err.print(
         f"{counted(number)}{empty} in {seconds:.1f} s ({rate(number, seconds)} a second){escape(shares)}{rest}",
         highlight=False,
@@ -263,27 +271,16 @@ def embed(
 
 
 def _scored(
-    rows: Iterator[dict[str, Any]],
-    predictor: "Predictor",
-    text: str,
-    check: Callable[[dict[str, Any]], None],
-    counts: Counter[str],
+    rows: Iterator[dict[str, Any]], predictor: "Predictor", text_of: Callable[[dict[str, Any]], str], counts: _Counts
 ) -> Iterator[dict[str, Any]]:
-    """Yield rows with their predictions; count labels as ``=name`` and empty texts as ``""``."""
+    """Yield rows with their predictions, and count as they come."""
     from bertcnn.inference.prediction import with_answer
-    from bertcnn.text.dataset import as_text
 
-    while chunk := list(islice(rows, ROWS_AT_ONCE)):
-        for row in chunk:
-            check(row)
-        texts = [as_text(row[text]) for row in chunk]
-        predictions = predictor.predict(texts)
-        counts[""] += sum(not t.strip() for t in texts)
-        if not counts[""]:
-            del counts[""]
-        for row, prediction in zip(chunk, predictions, strict=True):
-            counts[f"={prediction.label}" if prediction.label else "=(none)"] += 1
-            yield with_answer(row, prediction.to_dict())
+    kept, ahead = tee(rows)
+    for row, prediction in zip(kept, predictor.stream(map(text_of, ahead)), strict=True):
+        counts.labels[prediction.label or "(none)"] += 1
+        counts.empty += not text_of(row).strip()
+        yield with_answer(row, prediction.to_dict())
 
 
 for command in (train, predict, evaluate, explain, insights, compare, report, export, check, serve, demo, embed):

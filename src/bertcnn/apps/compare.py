@@ -38,7 +38,7 @@ def compare(
     ] = None,
     seeds: Annotated[Optional[int], typer.Option(help="How many times, with other random numbers.", min=1)] = None,
     folds: Annotated[Optional[int], typer.Option(help="Cross-validation in so many folds.", min=2)] = None,
-    fractions: Annotated[Optional[str], typer.Option(help="Of the training texts, by commas: 0.1,1.")] = None,
+    fractions: Annotated[Optional[str], typer.Option(help="Shares of the training texts, by commas: 0.1,1.")] = None,
     tune: Annotated[Optional[int], typer.Option(help="Settings to try on dev, for each system.", min=1)] = None,
     vectors: Annotated[Optional[str], typer.Option(help="Word vectors for cnn-static and cnn-tuned.")] = None,
     dev: Annotated[str, typer.Option(help="Texts to choose on; default: a tenth of SOURCE.")] = "",
@@ -202,7 +202,7 @@ def _say_verdict(found: "Report", folder: Path) -> None:
     if len(warnings) > SHOWN_WARNINGS:
         warnings[SHOWN_WARNINGS:] = [f"{len(warnings) - SHOWN_WARNINGS} warnings more stand in the report."]
     for note in (*warnings, *found.notes):
-        err.print(f"[yellow]Mind:[/] {escape(note)}", highlight=False, soft_wrap=True)
+        err.print(f"[yellow]Note:[/] {escape(note)}", highlight=False, soft_wrap=True)
     out.print(f"\nThe report is [bold]{escape(str(folder / 'report.html'))}[/].", highlight=False, soft_wrap=True)
     if (folder / "model").is_dir():
         out.print(

@@ -99,7 +99,7 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         """End at once what has not come whole; what has is answered."""
         if self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete:
-            self._end(503, "The server stops. Try again in 5 s.")
+            self._end(503, "The server stops. Try again in 1 s.")
         else:
             super().shutdown()
 

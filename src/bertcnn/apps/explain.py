@@ -149,10 +149,12 @@ def picture(explanation: "Explanation", label: str | None = None, *, coloured: b
 
 
 def _headline(form: dict[str, Any]) -> Text:
+    from bertcnn.inference.page import sure
+
     prediction, why = form["prediction"], form["why"]
     line = Text()
     line.append(prediction["label"] or "(no label)", style="bold")
-    line.append(f"  {100 * prediction['confidence']:.0f} % sure")
+    line.append(f"  {sure(prediction['confidence'])} sure")
     against = "" if why["other"] is None else f" and not {why['other']}"
     return line.append(f"  (why {why['label']}{against})", style="dim")
 
@@ -242,15 +244,13 @@ def _counterfactual(form: dict[str, Any]) -> Text | None:
         return None
     if not found["phrases"]:
         return Text("No small set of phrases changes the answer.")
-    from bertcnn.inference.page import shown_phrase
+    from bertcnn.inference.page import shown_phrase, sure
 
     names = ", ".join(f"\u201c{printable(shown_phrase(form['text'], one))}\u201d" for one in found["phrases"])
     again = found["prediction"]
     line = Text.assemble("Without ", (names, "bold"), " the head says ", (found["label"] or "(no label)", "bold"))
     line.append("; no fewer phrases do that. " if found["is_smallest"] else ". ")
-    line.append(
-        f"The text read again without: {again['label'] or '(no label)'}, {100 * again['confidence']:.0f} % sure"
-    )
+    line.append(f"The text read again without: {again['label'] or '(no label)'}, {sure(again['confidence'])} sure")
     return line.append(", so it changes there, too." if found["holds"] else ", so there the answer stays.")
 
 

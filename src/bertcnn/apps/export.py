@@ -134,8 +134,8 @@ def _dev_of_training(model: Path, *, needed: bool) -> "Examples | None":
     except (OSError, ValueError, KeyError, TypeError, BertCNNError) as error:
         if needed:
             raise ModelError(
-                f"int8 is proved on labelled texts, and those that {model} was trained on are not to be had ({error}). "
-                "Give --dev FILE."
+                f"int8 is proved on labelled texts, and those that {model} was trained on cannot be read again "
+                f"({error}). Give --dev FILE."
             ) from error
         return None
 

@@ -81,14 +81,18 @@ def insights(
         check_is_other(output / name, source, "A table of --output,")
     rows, label = _rows(source, data, label, by)
     data = replace(data, label=label or "label")
-    texts, labelled, grouped = tee(rows, 3)
+    # A copy that nobody reads would hold every row.
+    copies = iter(tee(rows, 1 + bool(label) + bool(by)))
+    texts = (_text(row, data.text) for row in next(copies))
+    labels = _labels(next(copies), source, data) if label else None
+    groups = (row.get(by) for row in next(copies)) if by else None
     with _progress() as progress:
         task = progress.add_task("reading", total=None)
         found = find(
             predictor,
-            (_text(row, data.text) for row in texts),
-            labels=_labels(labelled, source, data) if label else None,
-            groups=(row.get(by) for row in grouped) if by else None,
+            texts,
+            labels=labels,
+            groups=groups,
             by=by or "",
             marked=top,
             progress=lambda count: progress.update(task, completed=count),
@@ -171,7 +175,7 @@ def _say(found: "Insights", files: list[Path]) -> None:
         names = ", ".join(repr(name) for name in list(found.unknown)[:5])
         count = sum(found.unknown.values())
         err.print(
-            f"[yellow]Mind:[/] {count:,} texts have a label that the model does not know ({escape(names)}); they count "
+            f"[yellow]Note:[/] {count:,} texts have a label that the model does not know ({escape(names)}); they count "
             "as not labelled.",
             highlight=False,
             soft_wrap=True,

@@ -110,8 +110,7 @@ def _add_model(router: APIRouter, service: Service, missing: dict[int | str, Any
 async def _infer(service: Service, asked: InferRequest, route: str) -> Response:
     texts = texts_of(asked)
     wanted = _wanted(asked)
-    predictions, model = await service.predict(texts)
-    service.metrics.texts.labels(route).inc(len(texts))
+    predictions, model = await service.predict(texts, route=route)
     answer: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
     if asked.id is not None:
         answer["id"] = asked.id

@@ -43,13 +43,13 @@ def serve(
     max_batch_tokens: Annotated[int, typer.Option(help="Word pieces computed at once.")] = _DEFAULT.max_batch_tokens,
     queue_texts: Annotated[int, typer.Option(help="Texts that may wait; then 503.")] = _DEFAULT.queue_texts,
     queue_seconds: Annotated[float, typer.Option(help="Longest wait for a turn; then 503.")] = _DEFAULT.queue_seconds,
-    max_body_bytes: Annotated[int, typer.Option(help="Of a request; then 413.")] = _DEFAULT.max_body_bytes,
+    max_body_bytes: Annotated[int, typer.Option(help="Largest request; beyond, 413.")] = _DEFAULT.max_body_bytes,
     max_upload_bytes: Annotated[
-        int, typer.Option(help="Of a file given to the page; more is refused.")
+        int, typer.Option(help="Largest file given to the page; more is refused.")
     ] = _DEFAULT.max_upload_bytes,
-    max_texts: Annotated[int, typer.Option(help="Of a request; then 422.")] = _DEFAULT.max_texts,
-    max_characters: Annotated[int, typer.Option(help="Of a text; then 422.")] = _DEFAULT.max_characters,
-    timeout_seconds: Annotated[float, typer.Option(help="Of a request; then 504.")] = _DEFAULT.timeout_seconds,
+    max_texts: Annotated[int, typer.Option(help="Most texts in a request; beyond, 422.")] = _DEFAULT.max_texts,
+    max_characters: Annotated[int, typer.Option(help="Longest text; beyond, 422.")] = _DEFAULT.max_characters,
+    timeout_seconds: Annotated[float, typer.Option(help="Longest a request takes; 504.")] = _DEFAULT.timeout_seconds,
     log_level: Annotated[
         Literal["info", "warning"], typer.Option(help="info: a line a request; warning: only what is amiss.")
     ] = "info",

@@ -157,8 +157,7 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     async def predict(request: Request) -> Response:
         """Classify texts."""
         asked = await _read(PredictRequest, request)
-        predictions, model = await service.predict(asked.texts)
-        service.metrics.texts.labels("/v1/predict").inc(len(predictions))
+        predictions, model = await service.predict(asked.texts, route="/v1/predict")
         return JSONResponse({"model": model.name, "version": model.version, "predictions": predictions})
 
     @app.post(
@@ -172,8 +171,7 @@ def _add_texts(app: FastAPI, service: Service) -> None:
         """Say which phrases decided, with their exact shares."""
         asked = await _read(ExplainRequest, request)
         options = asked.model_dump(exclude={"texts"})
-        explanations, model = await service.explain(asked.texts, **options)
-        service.metrics.texts.labels("/v1/explain").inc(len(explanations))
+        explanations, model = await service.explain(asked.texts, route="/v1/explain", **options)
         return JSONResponse({"model": model.name, "version": model.version, "explanations": explanations})
 
 

@@ -74,19 +74,24 @@ class Service:
         self.metrics.reloads.labels("done").inc()
         return model
 
-    async def predict(self, texts: Sequence[str]) -> tuple[list[dict[str, Any]], Hosted]:
+    async def predict(self, texts: Sequence[str], *, route: str) -> tuple[list[dict[str, Any]], Hosted]:
         """Classify texts, and say which model did.
+
+        Args:
+            texts: Any strings.
+            route: What they came by, for the metrics.
 
         Raises:
             DataError: Too many texts, or too long ones.
             Busy: The queue is full.
         """
-        return await self._put(Classify(self.host.model), list(texts))
+        return await self._put(Classify(self.host.model), list(texts), route)
 
     async def explain(
         self,
         texts: Sequence[str],
         *,
+        route: str,
         label: str | None = None,
         audit: bool = False,
         counterfactual: bool = False,
@@ -97,6 +102,7 @@ class Service:
 
         Args:
             texts: As in :meth:`predict`.
+            route: As in :meth:`predict`.
             label: What ``why`` is about; None: the decision.
             audit: Also say how much of each share is left without context.
             counterfactual: Also find the phrases without which the answer is another.
@@ -109,11 +115,12 @@ class Service:
             Busy: The queue is full.
         """
         work = Explain(self.host.model, label, audit, counterfactual, leave_one_out, threshold)
-        return await self._put(work, list(texts))
+        return await self._put(work, list(texts), route)
 
-    async def _put(self, work: Classify | Explain, texts: list[str]) -> tuple[list[dict[str, Any]], Hosted]:
+    async def _put(self, work: Classify | Explain, texts: list[str], route: str) -> tuple[list[dict[str, Any]], Hosted]:
         self._check(texts)
         answers = await self.batcher.submit(work, texts, work.cost(list(map(estimated_pieces, texts))))
+        self.metrics.texts.labels(route).inc(len(texts))
         return answers, work.model
 
     def _check(self, texts: list[str]) -> None:

@@ -51,7 +51,7 @@ def say_findings(console: Console, splits: "Splits") -> None:
     }
     said = [f"{count:,} {what}" for what, count in notes.items() if count]
     if said:
-        console.print(f"[yellow]Mind:[/] among the training texts are {', '.join(said)}.", highlight=False)
+        console.print(f"[yellow]Note:[/] among the training texts are {', '.join(said)}.", highlight=False)
     for part in ("dev", "test"):
         held_out = parts[part]
         spoken = set(look_at(held_out).label_counts) if held_out is not None else set(found.label_counts)
@@ -59,7 +59,7 @@ def say_findings(console: Console, splits: "Splits") -> None:
         if silent:
             names = ", ".join(map(repr, silent[:SHOWN_LABELS])) + (", ..." if len(silent) > SHOWN_LABELS else "")
             console.print(
-                f"[yellow]Mind:[/] labels without a {part} text: {escape(names)}. The {part} scores say nothing of "
+                f"[yellow]Note:[/] labels without a {part} text: {escape(names)}. The {part} scores say nothing of "
                 f"them; add texts, or give --{part} FILE or a greater --{part}-fraction.",
                 highlight=False,
                 soft_wrap=True,
@@ -68,7 +68,7 @@ def say_findings(console: Console, splits: "Splits") -> None:
     if single:
         names = ", ".join(map(repr, single[:SHOWN_LABELS])) + (", ..." if len(single) > SHOWN_LABELS else "")
         console.print(
-            f"[yellow]Mind:[/] labels with a single training text: {escape(names)}. They can hardly be learned; "
+            f"[yellow]Note:[/] labels with a single training text: {escape(names)}. They can hardly be learned; "
             "add texts, or remove or merge these labels.",
             highlight=False,
             soft_wrap=True,
@@ -80,14 +80,14 @@ def say_findings(console: Console, splits: "Splits") -> None:
     if doubled:
         names = ", ".join(doubled[:SHOWN_LABELS]) + (", ..." if len(doubled) > SHOWN_LABELS else "")
         console.print(
-            f"[yellow]Mind:[/] labels that differ in capitals alone: {escape(names)}. Each is learned as a label of "
+            f"[yellow]Note:[/] labels that differ in capitals alone: {escape(names)}. Each is learned as a label of "
             "its own; write them alike if they mean the same.",
             highlight=False,
             soft_wrap=True,
         )
     leaks = find_leaks(splits)
     for pair, count in leaks.items():
-        console.print(f"[yellow]Mind:[/] {count:,} texts are in both {pair}; scores there flatter.", highlight=False)
+        console.print(f"[yellow]Note:[/] {count:,} texts are in both {pair}; scores there flatter.", highlight=False)
     if not leaks:
         console.print("Leak check: no text is in two splits.", highlight=False)
 

@@ -156,11 +156,10 @@ async def _explained(service: Service, text: str, name: str = "") -> tuple[str, 
     if len(text) > longest:
         raise DataError(f"Got {len(text):,} characters, expected at most {longest:,}. Shorten or divide the text.")
     try:
-        forms, _ = await service.explain([text], counterfactual=len(text) <= SHORT)
+        forms, _ = await service.explain([text], route=ROOT, counterfactual=len(text) <= SHORT)
     except ModelError as error:  # a head without filters answers, but points at nothing
-        forms, _ = await service.predict([text])
+        forms, _ = await service.predict([text], route=ROOT)
         return prediction(forms[0], name=name) + draw("note", text=str(error)), forms[0]
-    service.metrics.texts.labels(ROOT).inc()
     return explanation(forms[0], name=name), forms[0]["prediction"]
 
 

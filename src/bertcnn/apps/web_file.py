@@ -19,6 +19,7 @@ from bertcnn.apps.batching import Busy
 from bertcnn.apps.hosting import BreathingBackend
 from bertcnn.apps.service import Service
 from bertcnn.apps.web_draw import counted, draw
+from bertcnn.apps.web_guard import ROOT
 from bertcnn.errors import BertCNNError, DataError
 from bertcnn.inference.insights import insights
 from bertcnn.inference.insights_report import page as draw_insights
@@ -290,7 +291,10 @@ def _texts(table: Table, column: str, longest: int) -> list[str]:
     for number, row in enumerate(table.rows, start=1):
         if column not in row:
             raise DataError(f"Row {number} has no column {column!r}. Choose another, or complete the file.")
-        text = as_text(row[column])
+        try:
+            text = as_text(row[column])
+        except DataError as error:
+            raise DataError(f"Row {number}: {error}") from error
         if len(text) > longest:
             raise DataError(f"Row {number} has {len(text):,} characters, expected at most {longest:,}. Shorten it.")
         found.append(text)
@@ -300,10 +304,10 @@ def _texts(table: Table, column: str, longest: int) -> list[str]:
 async def _predict(service: Service, texts: list[str]) -> list[dict[str, Any]]:
     for _ in range(PATIENCE):
         try:
-            forms, _model = await service.predict(texts)
+            forms, _model = await service.predict(texts, route=ROOT)
         except Busy as busy:  # a file can wait; those who ask for one text go first
             await asyncio.sleep(busy.retry_after)
         else:
             return forms
-    forms, _model = await service.predict(texts)
+    forms, _model = await service.predict(texts, route=ROOT)
     return forms

@@ -11,7 +11,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import islice, repeat
+from itertools import islice, zip_longest
 from tempfile import SpooledTemporaryFile
 from typing import Any
 
@@ -31,7 +31,7 @@ from bertcnn.inference.page import marks
 from bertcnn.inference.phrases import Family, Found, PhraseTable, names_of
 from bertcnn.inference.winners import Winners
 from bertcnn.text.labels import Label
-from bertcnn.text.tokens import Ints, check_texts
+from bertcnn.text.tokens import Ints, check_texts, one_by_one
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -74,22 +74,42 @@ def insights(
 
     Raises:
         ModelError: The model has a plain linear head and no filters.
-        DataError: There are labels, but none in the first 1,024 texts is known to the model.
-        TypeError: A text is no string.
+        DataError: There are labels, but none in the first 1,024 texts is known to the model; or more or fewer
+            labels or groups than texts.
+        TypeError: The texts are one string, or one of them is none.
     """
     if not predictor.backend.spec.kernel_sizes:
         raise ModelError(NO_FILTERS)
-    rows = zip(texts, labels or repeat(None), groups or repeat(None), strict=False)
+    rows = _rows(texts, labels, groups)
     with closing(_Shelf()) as shelf:
         reading = _Reading(predictor, shelf)
         while chunk := list(islice(rows, TEXTS_AT_ONCE)):
-            reading.add(check_texts([text for text, _, _ in chunk]))
+            reading.add(check_texts([text for text, _, _ in chunk], first=len(shelf)))
             reading.add_labels([label for _, label, _ in chunk])
             for _, _, group in chunk:
                 reading.column.add(group)
             if progress is not None:
                 progress(len(shelf))
         return _Summary(reading, by if groups is not None else None, labels is not None, marked).insights()
+
+
+def _rows(
+    texts: Iterable[str], labels: Iterable[Label | None] | None, groups: Iterable[Any] | None
+) -> Iterator[tuple[str, Label | None, Any]]:
+    """Yield each text with its label and its group, None where there are none.
+
+    Raises:
+        DataError: One of them ends before the others.
+    """
+    end = object()
+    given = {"texts": one_by_one(texts), "labels": labels, "groups": groups}
+    columns = {name: column for name, column in given.items() if column is not None}
+    for number, values in enumerate(zip_longest(*columns.values(), fillvalue=end)):
+        row = dict(zip(columns, values, strict=True))
+        ended = [name for name, value in row.items() if value is end]
+        if ended:
+            raise DataError(f"The {ended[0]} end after {number:,}, and the {' and '.join(columns)} must be as many.")
+        yield row["texts"], row.get("labels"), row.get("groups")
 
 
 class _Shelf:

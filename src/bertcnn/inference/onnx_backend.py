@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from bertcnn.errors import ModelError
+from bertcnn.errors import ModelError, reason
 from bertcnn.inference.backend import NO_FILTERS, Backend, Floats32, Pooled, Spec
 from bertcnn.network.folder import WEIGHTS, read_config
 from bertcnn.text.tokens import Batch
@@ -123,9 +123,7 @@ def open_session(graph: Path) -> Any:
             str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOW_FUSIONS
         )
     except Exception as error:  # its errors have no common class
-        raise ModelError(
-            f"{graph} cannot be read by ONNX Runtime: {str(error).splitlines()[0]} Export again."
-        ) from error
+        raise ModelError(f"{graph} cannot be read by ONNX Runtime: {reason(error)} Export again.") from error
 
 
 def has_vnni() -> bool:

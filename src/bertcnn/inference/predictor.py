@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
-from bertcnn.errors import ModelError
+from bertcnn.errors import ModelError, reason
 from bertcnn.inference.backend import Backend, Floats32, WrappedBackend
 from bertcnn.inference.calibration import probabilities_of
 from bertcnn.inference.golden import check_golden
@@ -37,6 +37,14 @@ NVIDIA = "/proc/driver/nvidia"
 
 TEXTS_AT_ONCE = 4096
 """Texts held while streaming: enough to find neighbours of like length."""
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    waiting = iter(one_by_one(texts))
+    first = 0
+    while chunk := check_texts(list(islice(waiting, TEXTS_AT_ONCE)), first=first):
+        yield chunk
+        first += len(chunk)
 
 
 class Predictor:
@@ -207,15 +215,17 @@ class Predictor:
         Raises:
             TypeError: A single string, a dict or a wider table was given, or something that is no string.
         """
-        return list(self.stream(check_texts(texts)))
+        return list(self.stream(texts))
 
     def stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
         """Classify any number of texts in their order, holding a few thousand at a time.
 
         While some are computed, the next are cut into pieces.
+
+        Raises:
+            TypeError: As :meth:`predict`.
         """
-        waiting = iter(one_by_one(texts))
-        chunks = iter(lambda: list(islice(waiting, TEXTS_AT_ONCE)), [])
+        chunks = _chunks(texts)
         cut = self._cut(next(chunks, []))
         with ThreadPoolExecutor(max_workers=1) as cutter:  # starts no thread before there is a second chunk
             for chunk in chunks:
@@ -318,8 +328,9 @@ def _load_torch(folder: str | Path, device: str | None) -> Backend:
         placed = model.to(chosen)
     except (RuntimeError, AssertionError) as error:  # torch raises either, by what it lacks
         seen = "it sees a GPU" if torch.cuda.is_available() else "it sees no GPU"
-        said = str(error).strip().splitlines()[0]
-        raise ModelError(f"torch cannot run on the device {chosen!r} ({said}); {seen}. Give cpu or cuda.") from error
+        raise ModelError(
+            f"torch cannot run on the device {chosen!r} ({reason(error)}); {seen}. Give cpu or cuda."
+        ) from error
     return _torch_backend(placed)
 
 

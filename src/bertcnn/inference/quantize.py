@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bertcnn.errors import ModelError
 from bertcnn.inference.onnx_backend import feed, threads
 from bertcnn.text.tokens import Batch
 
@@ -30,14 +31,27 @@ def quantize(source: Path, file: Path, batches: Iterable[Batch]) -> None:
         file: Where to write; says of which weights it was made, if the source does.
         batches: Texts such as will be read. What goes beyond all of theirs is cut to the greatest of them.
 
+    Raises:
+        ModelError: ONNX Runtime's tools cannot do it. The file is not there, or must not be used.
+
     Source:
         Jacob et al. (2018), "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
         Inference", sec. 2.1.
     """
+    try:
+        _quantize(source, file, [feed(batch) for batch in batches])
+    except Exception as error:  # those of ONNX Runtime's tools have no common class
+        raise ModelError(
+            f"No int8 graph can be made of this encoder: {' '.join(str(error).split())[:300]} Nothing was "
+            "written; export without int8."
+        ) from error
+
+
+def _quantize(source: Path, file: Path, feeds: Feeds) -> None:
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    graph, feeds = onnx.load(source), [feed(batch) for batch in batches]
+    graph = onnx.load(source)
     props = {one.key: one.value for one in graph.metadata_props}
     spread = file.with_suffix(".spread")
     with _only_errors():

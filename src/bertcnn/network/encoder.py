@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from bertcnn.errors import EncoderError, ModelError, SettingsError, nearest
+from bertcnn.errors import EncoderError, ModelError, SettingsError, nearest, reason
 from bertcnn.text.tokens import PieceTokenizer
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -269,9 +269,8 @@ def _no_pooler(config: PreTrainedConfig) -> dict[str, bool]:
 
 
 def _not_found(name: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"Cannot load the encoder {name!r}: {reason}{nearest(name, ('minilm', 'words', 'pieces'))} "
+        f"Cannot load the encoder {name!r}: {reason(error)}{nearest(name, ('minilm', 'words', 'pieces'))} "
         "Expected 'minilm', a folder with config.json and model.safetensors, "
         "or a model on the Hugging Face hub (is the name right, is there a network?)."
     )

@@ -71,7 +71,8 @@ def stream_states(
     for parts in plans:
         batch = make_batch(pieces, parts, pad_id=pad_id)
         with torch.inference_mode():
-            yield batch, batch_states(model, batch, budget)
+            states = batch_states(model, batch, budget)
+        yield batch, states  # outside: a generator that waits would leave its caller in the mode
 
 
 def batch_states(model: BertCNN, batch: Batch, max_tokens: int) -> Tensor:
@@ -317,8 +318,16 @@ def load_for_embedding(
         return BertCNN.from_pretrained(encoder), PieceTokenizer.load(encoder)
     tokenizer = load_tokenizer(encoder)
     special = (len(tokenizer.prefix), len(tokenizer.suffix))
+    # Its head is not run; windows wider than one piece would only forbid short lengths.
     model = BertCNN.from_encoder(
-        encoder, depth=depth, states=states, max_length=max_length, overlap=overlap, special_pieces=special
+        encoder,
+        depth=depth,
+        states=states,
+        max_length=max_length,
+        overlap=overlap,
+        special_pieces=special,
+        num_filters=1,
+        kernel_sizes=(1,),
     )
     return model, tokenizer
 

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from bertcnn.errors import EncoderError
 from bertcnn.network.config import WordVectorsConfig
 from bertcnn.network.encoder import load_encoder, load_tokenizer
+from bertcnn.text.cells import without_surrogates
 from bertcnn.text.tokens import PieceTokenizer
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
@@ -91,8 +92,8 @@ def build_vectors(
     cutter.pre_tokenizer = pre_tokenizers.Split(words, behavior="removed", invert=True)
     vocabulary: dict[str, int] = {PAD: 0, UNKNOWN: 1}
     for text in texts:
-        clean = text.encode("utf-8", "replace").decode("utf-8")
-        for word, _ in cutter.pre_tokenizer.pre_tokenize_str(cutter.normalizer.normalize_str(clean)):
+        clean = cutter.normalizer.normalize_str(without_surrogates(text))
+        for word, _ in cutter.pre_tokenizer.pre_tokenize_str(clean):
             vocabulary.setdefault(word, len(vocabulary))
     vectors: npt.NDArray[np.float32] = np.zeros((0, size), dtype=np.float32)
     known: dict[str, int] = {}

@@ -9,6 +9,7 @@ from statistics import fmean
 import numpy as np
 import numpy.typing as npt
 
+from bertcnn.study.behaviour import Tally
 from bertcnn.study.evidence import FULL, Example, Pooled, Result, Study
 from bertcnn.study.statistics import Outcomes, data_needed
 from bertcnn.study.verdict import Answer
@@ -42,14 +43,6 @@ class Slice:
     value: str
     texts: int
     accuracy: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Failures:
-    """Cases of a capability, over all runs, and how many were answered wrong."""
-
-    cases: int
-    failures: int
 
 
 @dataclass(frozen=True)
@@ -141,14 +134,14 @@ def flips(runs: Sequence[Result]) -> dict[str, float]:
     return {name: share for name in names if (share := over(runs, fmean, "flips", name)) is not None}
 
 
-def behaviour(runs: Sequence[Result]) -> dict[str, Failures]:
+def behaviour(runs: Sequence[Result]) -> dict[str, Tally]:
     """Return failures by capability, summed over runs."""
     names = dict.fromkeys(name for run in runs for name in run.table("behaviour"))
     sums = {
         name: (over(runs, sum, "behaviour", name, "cases"), over(runs, sum, "behaviour", name, "failures"))
         for name in names
     }
-    return {name: Failures(int(cases), int(failed or 0)) for name, (cases, failed) in sums.items() if cases}
+    return {name: Tally(int(cases), int(failed or 0)) for name, (cases, failed) in sums.items() if cases}
 
 
 def transfer(runs: Sequence[Result]) -> dict[str, float]:

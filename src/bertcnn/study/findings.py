@@ -11,10 +11,10 @@ from typing import Any
 
 from bertcnn.errors import StudyError
 from bertcnn.inference.metrics import Estimate
+from bertcnn.study.behaviour import Tally
 from bertcnn.study.details import (
     Contrast,
     Curve,
-    Failures,
     Slice,
     behaviour,
     contrast,
@@ -96,7 +96,7 @@ class DataSet:
     curves: tuple[Curve, ...]
     slices: tuple[Slice, ...]
     flips: dict[str, dict[str, float]]
-    behaviour: dict[str, dict[str, Failures]]
+    behaviour: dict[str, dict[str, Tally]]
     transfer: dict[str, dict[str, float]]
     reliability: dict[str, tuple[tuple[float, float, int], ...]]
     contrast: Contrast | None
@@ -202,7 +202,7 @@ def _verdict(study: Study, names: Iterable[str], examples: Mapping[str, Mapping[
             if pair is None:
                 continue
             left, right = (_outcomes(study, data, name) for name in pair)
-            negated = [i for i, one in examples[data].items() if one.slices.get("negation", "").lower() in _YES]
+            negated = [i for i, one in examples[data].items() if one.slices.get("negation") == "yes"]
             part = part_of(left, right, negated)
             try:
                 compared = compare(left, right)
@@ -211,9 +211,6 @@ def _verdict(study: Study, names: Iterable[str], examples: Mapping[str, Mapping[
                 continue
             found.append(answer(question.name, question.asks, data, pair, found=compared, negation=part))
     return judge(found, {q.name: q.adds for q in QUESTIONS}, {q.name: q.margin for q in QUESTIONS})
-
-
-_YES = ("yes", "true", "1")
 
 
 def _outcomes(study: Study, data: str, name: str) -> Outcomes:

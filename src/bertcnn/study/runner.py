@@ -147,10 +147,6 @@ def _claimed(plan: Plan, folder: Path, tables: dict[str, Table]) -> Iterator[Non
     note = folder / "plan.toml"
     if not note.is_file() and folder.exists() and any(folder.iterdir()):
         raise StudyError(f"{folder} is there already and holds no study. Give another --output.")
-    if note.is_file():
-        before = read_plan(note)
-        _check_same(plan, before, folder, tables)
-        plan = with_dropped(plan, before)
     for part in ("texts", "outcomes"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     try:
@@ -158,6 +154,10 @@ def _claimed(plan: Plan, folder: Path, tables: dict[str, Table]) -> Iterator[Non
     except Timeout as error:
         raise StudyError(f"Another process is at work in {folder}. Wait for it, or give another --output.") from error
     with lock:
+        if note.is_file():
+            before = read_plan(note)
+            _check_same(plan, before, folder, tables)
+            plan = with_dropped(plan, before)
         for name, table in tables.items():
             _fingerprint_file(folder, name).write_text(_content(table), "utf-8")
         draft = folder / "plan.draft.toml"

@@ -8,7 +8,7 @@ from bertcnn.study.division import Table
 
 NEGATIONS = re.compile(
     r"\b(?:not|no|never|none|nobody|nothing|neither|nor|nowhere|without|hardly|barely|scarcely|cannot|isnt|dont|doesnt|"
-    r"didnt|wasnt|cant|wont)\b|n['\u2019]t\b|\bn't\b",
+    r"didnt|wasnt|cant|wont)\b|n['\u2019]t\b",
     re.IGNORECASE,
 )
 WORD = re.compile(r"\w+(?:['\u2019]\w+)?")

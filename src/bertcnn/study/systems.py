@@ -229,7 +229,7 @@ def fit(
         base: Settings of all networks.
         changes: Settings of this system.
         train: To learn from.
-        dev: To choose the epoch, the temperature and the like.
+        dev: To choose the depth, the temperature and the like.
         seed: Of everything.
         vectors: File of word vectors.
         pool: Texts whose encoder states are kept together.

@@ -52,8 +52,8 @@ class Answer:
         p_value: Of the test alone.
         adjusted: After Holm over all answers of the study.
         test: Its name.
-        only_left: Texts that only the left side has right.
-        only_right: Texts that only the right side has right.
+        only_left: Answers, of all seeds, that only the left side has right.
+        only_right: Answers that only the right side has right.
         smallest: Difference that this data would have shown, 80 % of the time.
         texts: Distinct texts.
         seeds: Seeds that both sides have.

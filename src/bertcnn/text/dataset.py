@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertcnn.errors import DataError
+from bertcnn.errors import DataError, reason
 from bertcnn.settings import DataSettings
 from bertcnn.text.labels import Label
 from bertcnn.text.read_table import Row, check_column, read_rows
@@ -267,9 +267,7 @@ def as_text(value: Any) -> str:
     """
     if isinstance(value, list | dict):
         shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
-        raise DataError(
-            f"A text is a {type(value).__name__}, {shown}. Expected a string; choose another column with --text."
-        )
+        raise DataError(f"A text is a {type(value).__name__}, {shown}. Expected a string; choose another column.")
     return "" if is_missing(value) else str(value)
 
 
@@ -337,7 +335,7 @@ def _hub_tables(name: str) -> dict[str, list[Row]]:
         else:
             found = datasets.load_dataset(place, config or None)
     except Exception as error:  # the library raises many kinds, its own and its loaders'
-        raise DataError(f"Cannot load the data set {name!r}: {str(error).strip().splitlines()[0]}") from error
+        raise DataError(f"Cannot load the data set {name!r}: {reason(error)}") from error
     tables = found if isinstance(found, dict) else {"train": found}
     if not any(split in SPLIT_NAMES for split in tables):
         raise DataError(f"The data set {name!r} has no split named {', '.join(SPLIT_NAMES)}, but {', '.join(tables)}.")

@@ -103,7 +103,7 @@ def read_lines(file: IO[bytes], name: str, *, encoding: str = "utf-8") -> Iterat
     for number, raw in enumerate(file, start=1):
         try:
             line = raw.decode(encoding)
-        except UnicodeDecodeError as error:
+        except (LookupError, UnicodeError) as error:  # base64 is a codec, but of no text
             raise DataError(f"Line {number} of {name} is not {encoding}: {error}. Give its --encoding.") from error
         yield line.removeprefix("\ufeff").rstrip("\r\n") if number == 1 else line.rstrip("\r\n")
 

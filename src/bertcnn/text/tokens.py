@@ -14,7 +14,6 @@ without torch.
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +24,13 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from bertcnn.errors import ModelError
+from bertcnn.text.cells import without_surrogates
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 SEGMENT_WINDOWS = 16
 """Windows of one segment: at 512 pieces each, some 40 MB of states for a width of 384."""
-
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -273,8 +271,12 @@ def one_by_one(texts: Iterable[str]) -> Iterable[str]:
     return column
 
 
-def check_texts(texts: Iterable[str]) -> list[str]:
+def check_texts(texts: Iterable[str], *, first: int = 0) -> list[str]:
     """Return texts as a list; a table must have a single column.
+
+    Args:
+        texts: All, or some of many.
+        first: Number of the first of them.
 
     Raises:
         TypeError: They are a string, a dict or a wider table, or one of them is no string.
@@ -287,7 +289,7 @@ def check_texts(texts: Iterable[str]) -> list[str]:
     kind = type(one).__name__
     is_missing = kind in {"NoneType", "NAType"} or (isinstance(one, float) and one != one)
     hint = "; a missing text is ''" if is_missing else ""
-    raise TypeError(f"Text {wrong} is a {kind}, expected str{hint}.")
+    raise TypeError(f"Text {first + wrong} is a {kind}, expected str{hint}.")
 
 
 class PieceTokenizer:
@@ -340,7 +342,7 @@ class PieceTokenizer:
 
         Lone surrogates, which no tokenizer takes, are read as U+FFFD; this moves no character.
         """
-        clean = [text if text.isascii() else _LONE_SURROGATE.sub("\ufffd", text) for text in texts]
+        clean = [without_surrogates(text) for text in texts]
         encode = self.tokenizer.encode_batch if with_spans else self.tokenizer.encode_batch_fast
         encodings = encode(clean, add_special_tokens=True)
         starts = np.zeros(len(texts) + 1, dtype=np.int64)

@@ -6,8 +6,7 @@ whole.
 
 import csv
 import io
-import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -38,9 +37,8 @@ def write_rows(file: str | Path, rows: Iterable[Row], *, like: str | Path = "") 
     draft = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        with os.fdopen(handle, "w+b") as stream:
-            os.fchmod(handle, 0o666 & ~_umask())
+        draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        with draft.open("x+b") as stream:
             if ending == ".parquet":
                 count = _write_parquet(stream, rows, Path(like))
             else:
@@ -50,14 +48,14 @@ def write_rows(file: str | Path, rows: Iterable[Row], *, like: str | Path = "") 
                 )
                 text.flush()
                 text.detach()
-        Path(draft).replace(path)
+        draft.replace(path)
         draft = None
         return count
     except OSError as error:
         raise DataError(f"Cannot write {path}: {error}. Nothing was left half-written.") from error
     finally:
         if draft is not None:
-            Path(draft).unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
 
 
 def write_separated(stream: IO[str], rows: Iterable[Row], delimiter: str = ",") -> int:
@@ -178,9 +176,3 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
             chunk = []
     if chunk:
         yield chunk
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

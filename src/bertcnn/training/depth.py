@@ -17,7 +17,7 @@ class Trial:
     Attributes:
         depth: Encoder layers.
         num_filters: Of each window width.
-        score: Best dev score of its head.
+        score: Dev score of its head.
         seconds: Its head's training took, without encoding.
         latency_ms: Of one text alone, median of some runs; of the training text of median length.
         backend: By which it is: torch, or where that is over the budget a graph.

@@ -35,7 +35,7 @@ PROBE_TEXTS = 8
 
 @dataclass(frozen=True)
 class Scored:
-    """A head that was trained: its best dev score, seconds of training, and signs of failure."""
+    """A head that was trained: its dev score, seconds of training, and signs of failure."""
 
     score: float
     seconds: float

@@ -51,7 +51,7 @@ class Trained:
     """What a training run made.
 
     Attributes:
-        predictor: The model with its best weights, calibrated on dev.
+        predictor: The model, calibrated on dev.
         settings: It was trained with; ``depth`` and ``batch_size`` as chosen.
         dev, test: How good it is there.
         temperature: The logits were divided by this.
