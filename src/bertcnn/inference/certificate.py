@@ -13,6 +13,7 @@ from bertcnn.inference.backend import Backend, Floats32, Pooled, WrappedBackend
 from bertcnn.inference.onnx_backend import FILES
 from bertcnn.inference.predictor import Predictor
 from bertcnn.text.tokens import Batch
+from bertcnn.text.write_table import write_whole
 
 PADDING = 9
 CARD = "README.md"
@@ -60,16 +61,7 @@ def certify(folder: str | Path, texts: Sequence[str], *, seed: int = 0) -> list[
         predictor = measure if name == "torch" else Predictor.load(folder, backend=name)  # type: ignore[arg-type]
         for way, found in _ways(predictor, distinct, seed):
             if (name, way) != ("torch", "batches"):
-                flips = measure.decide(found) != measure.decide(wanted)
-                checks.append(
-                    Check(
-                        name,
-                        way,
-                        float(np.abs(found - wanted).max(initial=0.0)),
-                        int(flips.reshape(len(distinct), -1).any(axis=1).sum()),
-                        len(distinct),
-                    )
-                )
+                checks.append(Check(name, way, *measure.difference(found, wanted), len(distinct)))
     return checks
 
 
@@ -95,9 +87,7 @@ def write_certificate(folder: str | Path, checks: Sequence[Check]) -> None:
             END,
         ]
     )
-    draft = card.with_name(f"{CARD}.draft")
-    draft.write_text(before.rstrip() + "\n\n" + section + after.rstrip() + "\n", "utf-8")
-    draft.replace(card)
+    write_whole(card, before.rstrip() + "\n\n" + section + after.rstrip() + "\n")
 
 
 def _ways(predictor: Predictor, texts: list[str], seed: int) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:

@@ -123,12 +123,7 @@ class _Proof:
             ModelError: It differs by more than it may.
         """
         found = other.logits(self.texts)
-        difference = float(np.abs(found - self.logits).max(initial=0.0))
-        flips = (
-            (other.decide(found) != self.predictor.decide(self.logits))
-            .reshape(len(self.texts), -1 if self.texts else 1)
-            .any(axis=1)
-        )
+        difference, flips = self.predictor.difference(found, self.logits)
         ours, torchs = self._accuracy(found), self._accuracy(self.logits)
         if other.backend.name == "onnx" and not difference <= LOGIT_TOLERANCE:
             raise ModelError(
@@ -143,7 +138,7 @@ class _Proof:
                 f"most {ACCURACY_TOLERANCE:g}. Nothing was written; export without int8."
             )
         size = draft.stat().st_size / 1e6
-        return Exported(folder / draft.name, size, difference, int(flips.sum()), ours, torchs)
+        return Exported(folder / draft.name, size, difference, flips, ours, torchs)
 
     def _accuracy(self, logits: npt.NDArray[np.float32]) -> float | None:
         if self.truth is None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertcnn.errors import ModelError
+from bertcnn.text.write_table import write_whole
 
 FILE = "golden.json"
 TOLERANCE = 1e-3
@@ -44,9 +45,7 @@ def write_golden(folder: Path, backend: str, logits: Logits, *, tolerance: float
     kept = _read(folder) or {"texts": list(TEXTS), "backends": {}}
     found = [[float(f"{x:.7g}") for x in row] for row in logits(kept["texts"])]
     kept["backends"][backend] = {"tolerance": float(f"{tolerance:.3g}"), "logits": found}
-    draft = folder / f"{FILE}.draft"
-    draft.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
-    draft.replace(folder / FILE)
+    write_whole(folder / FILE, json.dumps(kept, indent=1) + "\n")
 
 
 def check_golden(folder: Path, backend: str, logits: Logits) -> None:

@@ -25,12 +25,12 @@ from bertcnn.inference.explain import Reader, explain, read_winners
 from bertcnn.inference.filters import FilterTally
 from bertcnn.inference.groups import GroupColumn
 from bertcnn.inference.insights_result import DoubtfulText, Driver, Example, Group, Insights, LabelInsights, Listing
-from bertcnn.inference.metrics import decide
+from bertcnn.inference.metrics import confidence, decide
 from bertcnn.inference.mistakes import can_find_mistakes, can_judge, probable_mistakes
 from bertcnn.inference.page import marks
 from bertcnn.inference.phrases import Family, Found, PhraseTable, names_of
 from bertcnn.inference.winners import Winners
-from bertcnn.text.labels import Label
+from bertcnn.text.labels import Label, names_in
 from bertcnn.text.tokens import Ints, check_texts, one_by_one
 
 Bools = npt.NDArray[np.bool_]
@@ -203,7 +203,7 @@ class _Reading:
         truth = np.zeros((len(labels), len(self.spec.labels)), dtype=bool)
         is_labelled = np.zeros(len(labels), dtype=bool)
         for row, label in enumerate(labels):
-            names = () if label is None else (label,) if isinstance(label, str) else label
+            names = () if label is None else names_in(label)
             fits = self.spec.is_multi_label or len(names) == 1
             if label is None or not fits or not set(names) <= set(self.spec.labels):
                 self.unknown.update({"|".join(names): 1} if label is not None else {})
@@ -237,10 +237,8 @@ class _Summary:
         self.group_of: Ints | None = None
         if by is not None:
             self.group_names, self.group_of = reading.column.groups()
-        wide = self.probabilities.astype(np.float64)
-        confidence = np.where(self.answered, wide, 1 - wide).prod(axis=1) if self.many else wide.max(axis=1)
         # Beyond that it hangs on a text's company in its batch, and what is listed first must not.
-        self.confidence = confidence.round(6)
+        self.confidence = confidence(self.probabilities, self.answered, many=self.many).round(6)
 
     def insights(self) -> Insights:
         """Return everything."""

@@ -118,6 +118,12 @@ def decide(probabilities: Floats, *, many: bool, thresholds: Sequence[float] | N
     return (probabilities >= (0.5 if thresholds is None else np.asarray(thresholds))).astype(np.int64)
 
 
+def confidence(probabilities: Floats, answers: npt.NDArray[Any], *, many: bool) -> npt.NDArray[np.float64]:
+    """Return the probability that each answer is right, float64 ``(N,)``; with many labels, all of them."""
+    wide = probabilities.astype(np.float64)
+    return np.asarray(np.where(answers > 0, wide, 1 - wide).prod(axis=1) if many else wide.max(axis=1))
+
+
 def accuracy(truth: Truth, answers: Truth, _: Floats) -> float:
     """Share of texts answered right; with many labels, all of them right."""
     right = truth == answers

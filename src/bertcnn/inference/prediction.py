@@ -10,7 +10,7 @@ import numpy.typing as npt
 from bertcnn.errors import DataError
 from bertcnn.inference.backend import Spec
 from bertcnn.inference.calibration import probabilities_of
-from bertcnn.inference.metrics import Floats, decide
+from bertcnn.inference.metrics import Floats, confidence, decide
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,13 @@ def predictions_of(logits: Floats, spec: Spec) -> Iterator[Prediction]:
     names, many = spec.labels, spec.is_multi_label
     table = probabilities_of(logits, many=many)
     answers = decide(table, many=many, thresholds=spec.thresholds)
-    for row, answer in zip(table.tolist(), answers, strict=True):
+    for row, answer, sure in zip(table.tolist(), answers, confidence(table, answers, many=many).tolist(), strict=True):
         by_name = dict(zip(names, row, strict=True))
         if many:
             held = tuple(name for name, holds in zip(names, answer, strict=True) if holds)
-            sure = float(np.prod([p if on else 1 - p for p, on in zip(row, answer, strict=True)]))
             yield Prediction("|".join(held), sure, by_name, held)
         else:
-            yield Prediction(names[answer], row[answer], by_name)
+            yield Prediction(names[answer], sure, by_name)
 
 
 def with_answer(row: Mapping[str, Any], form: Mapping[str, Any]) -> dict[str, Any]:

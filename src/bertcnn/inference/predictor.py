@@ -155,6 +155,11 @@ class Predictor:
         many = self.is_multi_label
         return decide(probabilities_of(logits, many=many), many=many, thresholds=self.backend.spec.thresholds)
 
+    def difference(self, found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> tuple[float, int]:
+        """Return the largest difference between logits ``(N, K)``, and how many texts they answer otherwise."""
+        others = (self.decide(found) != self.decide(wanted)).reshape(len(found), -1 if len(found) else 1)
+        return float(np.abs(found - wanted).max(initial=0.0)), int(others.any(axis=1).sum())
+
     def pooled(self, pieces: Pieces) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Return what the convolution finds in texts.
 

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import beta
 
 from bertcnn.errors import DataError
-from bertcnn.inference.metrics import Truth, decide
+from bertcnn.inference.metrics import Truth, confidence, decide
 from bertcnn.inference.winners import Floats
 
 
@@ -53,12 +53,12 @@ def risk_coverage(probabilities: Floats, truth: Truth, *, thresholds: Sequence[f
     many = truth.ndim == 2
     answers = decide(probabilities, many=many, thresholds=thresholds)
     wrong = (answers != truth).any(axis=1) if many else answers != truth
-    confidence = np.where(answers > 0, probabilities, 1 - probabilities).prod(axis=1) if many else probabilities.max(1)
-    order = np.argsort(-confidence, kind="stable")
+    sure = confidence(probabilities, answers, many=many)
+    order = np.argsort(-sure, kind="stable")
     errors = np.cumsum(wrong[order])
     # Texts of equal confidence are answered together or not at all.
-    last = np.flatnonzero(np.append(np.diff(confidence[order]) != 0, True))
-    ordered = [*confidence[order].tolist(), -1.0]
+    last = np.flatnonzero(np.append(np.diff(sure[order]) != 0, True))
+    ordered = [*sure[order].tolist(), -1.0]
     return [
         Operation(
             threshold=_between(ordered[i + 1], ordered[i]),

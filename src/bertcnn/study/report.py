@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from bertcnn.study import pictures, tables
 from bertcnn.study.evidence import Result, Study, read_study
 from bertcnn.study.findings import DataSet, Report, find
 from bertcnn.study.verdict import Answer
+from bertcnn.text.write_table import write_whole
 
 __all__ = ["Report", "write_report"]
 
@@ -89,9 +89,9 @@ def write_report(folder: Path) -> Report:
         "sections": [section for section in _sections(report) if section.blocks],
     }
     page = _page.get_template("report.html.j2").render(**values, json=Markup(_json(report)))  # noqa: S704  # escaped
-    _write(folder / "report.html", page)
-    _write(folder / "report.md", _text.get_template("report.md.j2").render(**values))
-    _write(folder / "results.csv", _csv(study))
+    write_whole(folder / "report.html", page)
+    write_whole(folder / "report.md", _text.get_template("report.md.j2").render(**values))
+    write_whole(folder / "results.csv", _csv(study))
     return report
 
 
@@ -285,15 +285,6 @@ def _markdown_cell(text: str) -> str:
     for mark, written in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("*", "\\*"), ("`", "\\`")):
         line = line.replace(mark, written)
     return line
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 _folder = jinja2.FileSystemLoader(Path(__file__).parent / "templates")

@@ -29,6 +29,7 @@ from bertcnn.study.run import CANDIDATE, Record, check_system, made_by, settings
 from bertcnn.study.slices import slices_of
 from bertcnn.study.systems import system
 from bertcnn.text.dataset import Examples, fingerprint_of
+from bertcnn.text.write_table import write_whole
 
 
 def run_study(plan: Plan, folder: Path, *, console: Console, isolated: bool = True) -> list[Record]:
@@ -136,9 +137,7 @@ def _write_texts(file: Path, table: Table) -> None:
             zip(table.tested.texts, table.tested.labels, slices_of(table), strict=True)
         )
     ]
-    draft = file.with_suffix(".draft")
-    draft.write_text("\n".join(lines) + "\n", "utf-8")
-    draft.rename(file)
+    write_whole(file, "\n".join(lines) + "\n")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 from bertcnn.errors import DataError, reason
 from bertcnn.settings import DataSettings
-from bertcnn.text.labels import Label
+from bertcnn.text.labels import Label, names_in
 from bertcnn.text.read_table import Row, check_column, read_rows
 
 BUILTIN = {"builtin:reviews": Path(__file__).parent / "reviews" / "reviews.csv"}
@@ -201,7 +201,7 @@ def stratified_rows(examples: Examples, fraction: float, *, seed: int) -> list[i
     groups: dict[str, list[int]] = defaultdict(list)
     for row, text in enumerate(examples.texts):
         groups[normal_form(text)].append(row)
-    counts = Counter(name for label in examples.labels for name in ([label] if isinstance(label, str) else label))
+    counts = Counter(name for label in examples.labels for name in names_in(label))
 
     def stratum(rows: list[int]) -> str:
         label = examples.labels[rows[0]]
@@ -210,7 +210,7 @@ def stratified_rows(examples: Examples, fraction: float, *, seed: int) -> list[i
     def names(rows: list[int]) -> set[str]:
         """Return all labels of a text, which may stand in rows with different ones."""
         labels = [examples.labels[i] for i in rows]
-        return {name for label in labels for name in ([label] if isinstance(label, str) else label)}
+        return {name for label in labels for name in names_in(label)}
 
     strata: dict[str, list[list[int]]] = defaultdict(list)
     for rows in groups.values():
@@ -249,7 +249,7 @@ def look_at(examples: Examples) -> Findings:
     labels_of: dict[str, set[Label]] = defaultdict(set)
     for text, label in zip(examples.texts, examples.labels, strict=True):
         labels_of[normal_form(text)].add(label)
-    names = Counter(n for label in examples.labels for n in ([label] if isinstance(label, str) else label))
+    names = Counter(n for label in examples.labels for n in names_in(label))
     return Findings(
         rows=len(examples),
         blank=sum(not text.strip() for text in examples.texts),

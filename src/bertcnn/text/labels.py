@@ -14,6 +14,11 @@ Label = str | tuple[str, ...]
 """The truth about a text: a name, or, where a text can have many, a tuple of names."""
 
 
+def names_in(label: Label) -> tuple[str, ...]:
+    """Return the names of a label: the one, or all."""
+    return (label,) if isinstance(label, str) else label
+
+
 @dataclass(frozen=True)
 class Labels:
     """The labels of a task, in the order of the logits.
@@ -37,7 +42,7 @@ class Labels:
         """
         labels = list(labels)
         many = any(isinstance(label, tuple) for label in labels)
-        counts = Counter(name for label in labels for name in ([label] if isinstance(label, str) else label))
+        counts = Counter(name for label in labels for name in names_in(label))
         names = sorted(counts, key=_order)
         if len(names) < (1 if many else 2):
             found = f"only the label {names[0]!r}" if names else "no label"
@@ -57,7 +62,7 @@ class Labels:
         index = {**{f"{name}.0": i for name, i in index.items() if name.lstrip("-").isdecimal()}, **index}
         faults: dict[str, int] = {}
         for row, label in enumerate(labels):
-            for name in [label] if isinstance(label, str) else label:
+            for name in names_in(label):
                 if name not in index:
                     faults.setdefault(name, row)
         if faults:
@@ -74,7 +79,7 @@ class Labels:
             return np.array([index[str(label)] for label in labels], dtype=np.int64)
         rows = np.zeros((len(labels), len(self.names)), dtype=np.float32)
         for row, label in enumerate(labels):
-            for name in [label] if isinstance(label, str) else label:
+            for name in names_in(label):
                 rows[row, index[name]] = 1
         return rows
 

@@ -1,4 +1,4 @@
-"""Write tables row by row: csv, tsv, jsonl and parquet, by a file's ending.
+"""Write files whole or not at all; tables row by row: csv, tsv, jsonl and parquet, by a file's ending.
 
 Writing streams, so that memory does not grow with the number of rows. Files appear under their name when they are
 whole.
@@ -15,6 +15,24 @@ from typing import IO, Any
 from bertcnn.errors import DataError
 from bertcnn.text.cells import SURROGATE, as_cell, as_json, without_surrogates
 from bertcnn.text.read_table import DELIMITERS, ENDINGS, ROWS_AT_ONCE, Row, pyarrow_parquet
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a text, in UTF-8, to a file that appears when it is whole.
+
+    Raises:
+        OSError: It cannot be written; what was there before is there still.
+    """
+    draft = _beside(file)
+    try:
+        draft.write_text(text, "utf-8")
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _beside(file: Path) -> Path:
+    return file.with_name(f".{file.name}-{secrets.token_hex(4)}")
 
 
 def write_rows(file: str | Path, rows: Iterable[Row], *, like: str | Path = "") -> int:
@@ -37,7 +55,7 @@ def write_rows(file: str | Path, rows: Iterable[Row], *, like: str | Path = "") 
     draft = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        draft = _beside(path)
         with draft.open("x+b") as stream:
             if ending == ".parquet":
                 count = _write_parquet(stream, rows, Path(like))

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from bertcnn.text.write_table import write_whole
+
 POINT = 0.01
 
 
@@ -70,9 +72,7 @@ class DepthCurve:
 
     def write(self, file: Path) -> None:
         """Write as JSON; the file appears when it is whole."""
-        draft = file.with_suffix(".draft")
-        draft.write_text(json.dumps(self.to_dict(), indent=1) + "\n", "utf-8")
-        draft.replace(file)
+        write_whole(file, json.dumps(self.to_dict(), indent=1) + "\n")
 
     @classmethod
     def read(cls, file: Path) -> Self:
