@@ -193,15 +193,15 @@ def change(settings: Settings, values: dict[str, Any]) -> Settings:
     return _validated(sections)
 
 
-def read_settings(file: str | Path, base: Settings | None = None) -> Settings:
-    """Read a TOML file over ``base`` (the defaults).
+def read_settings(file: str | Path) -> Settings:
+    """Read a TOML file over the defaults.
 
     Raises:
         SettingsError: The file is missing or broken, a section or setting unknown, a value wrong.
     """
     given = read_toml(file)
     faults = []
-    sections: dict[str, Any] = asdict(base or Settings())
+    sections: dict[str, Any] = asdict(Settings())
     for section, values in given.items():
         if section not in SECTIONS or not isinstance(values, dict):
             homes = [name for name, one in all_settings() if one.name == section]

@@ -57,8 +57,8 @@ def template(name: str, package: str = "bertcnn.inference") -> Any:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    engine.filters["signed"] = lambda value: signed(value)
-    engine.filters["sure"] = lambda value: sure(value)
+    engine.filters["signed"] = signed
+    engine.filters["sure"] = sure
     engine.filters["percent"] = lambda value: f"{100 * value:.0f} %"
     return engine.get_template(name)
 
@@ -74,16 +74,16 @@ def sure(probability: float) -> str:
     return f"{100 * probability:.1f} %" if probability >= 0.0005 else "under 0.1 %"
 
 
-def signed(value: float, digits: int = 2) -> str:
+def signed(value: float) -> str:
     """Return a number with its sign, a true minus; plain 0 where it rounds to that.
 
     >>> signed(-0.5), signed(0.001)
     ('\u22120.50', '0.00')
     """
-    rounded = round(value, digits)
+    rounded = round(value, 2)
     if rounded == 0:
-        return f"{0:.{digits}f}"
-    return f"{'+' if rounded > 0 else chr(0x2212)}{abs(rounded):.{digits}f}"
+        return "0.00"
+    return f"{'+' if rounded > 0 else chr(0x2212)}{abs(rounded):.2f}"
 
 
 def _view(form: Form) -> Form:

@@ -47,9 +47,7 @@ def batch_sizes(model: BertCNN) -> tuple[int, int]:
     return _BATCHES.get(model.device.type, _BATCHES["cuda"])
 
 
-def stream_states(
-    model: BertCNN, pieces: Pieces, *, pad_id: int, reach: int | None, max_tokens: int | None = None
-) -> Iterator[tuple[Batch, Tensor]]:
+def stream_states(model: BertCNN, pieces: Pieces, *, pad_id: int, reach: int | None) -> Iterator[tuple[Batch, Tensor]]:
     """Encode texts in batches of like length, each within the budget, without gradients.
 
     Args:
@@ -57,13 +55,11 @@ def stream_states(
         pieces: The texts.
         pad_id: Piece to fill up with.
         reach: Pieces that the segments of a long text share: widest kernel - 1. None: no segments.
-        max_tokens: Padded pieces at once. None: what suits the device.
 
     Yields:
         A batch and its stitched states, float ``(B, T, S)``, on the model's device.
     """
-    suited, overhead = batch_sizes(model)
-    budget = max_tokens or suited
+    budget, overhead = batch_sizes(model)
     model.eval()
     plans = plan_batches(
         pieces.lengths, model.config.windowing, max_tokens=budget, overhead_tokens=overhead, reach=reach
