@@ -89,11 +89,11 @@ def test_where_every_run_fails_so_does_the_command(reviews: Path, tmp_path: Path
 def test_flags_go_over_a_file(tmp_path: Path) -> None:
     plan = _plan({"data": [{"name": "a", "source": "a.csv"}]}, None, ["encoder=roberta-base", "epochs=2"])
     assert "cnn-static" not in plan.systems  # no word vectors were given
-    assert (plan.model, plan.training) == ({"encoder": "roberta-base"}, {"epochs": "2"})
+    assert (plan.model, plan.training) == ({"encoder": "roberta-base"}, {"epochs": 2})
     write_plan(plan, tmp_path / "plan.toml")
     more = _plan({"seeds": 5, "vectors": "v.npz"}, tmp_path / "plan.toml", ["depth=4"])
     assert (more.seeds, more.vectors, more.data) == (5, "v.npz", plan.data)
-    assert (more.model, more.training) == ({"encoder": "roberta-base", "depth": "4"}, {"epochs": "2"})
+    assert (more.model, more.training) == ({"encoder": "roberta-base", "depth": 4}, {"epochs": 2})
 
 
 def test_the_ladder_takes_what_word_vectors_make_possible() -> None:
@@ -128,6 +128,16 @@ def test_a_data_set_has_a_name(source: str, name: str) -> None:
         (["builtin:reviews", "--fractions", "a"], SettingsError, "expected numbers"),
         (["builtin:reviews", "--set", "epoch=3"], SettingsError, "Did you mean 'epochs'"),
         (["builtin:reviews", "--set", "epochs=0"], SettingsError, "more than 0"),
+        (["builtin:reviews", "--set", "text=review"], SettingsError, "text is one of the data"),
+        (["builtin:reviews", "--systems", ""], SettingsError, "no system is named"),
+        (["builtin:reviews", "--systems", "tfidf", "--fractions", "0.1,0.1,1"], SettingsError, "named twice"),
+        (["builtin:reviews", "--systems", "tfidf", "--folds", "5000"], DataError, "expected at least 5000"),
+        (["builtin:reviews", "--systems", "bert-cnn@0"], StudyError, "expected half, all, mix, or a number"),
+        (
+            ["builtin:reviews", "--systems", "cnn-static", "--vectors", "none.npz"],
+            StudyError,
+            "No file of word vectors",
+        ),
     ],
 )
 def test_what_cannot_be_compared(arguments: list[str], kind: type[Exception], said: str, tmp_path: Path) -> None:

@@ -194,6 +194,17 @@ def test_over_several_data_sets():
     assert over_data(answers[2:]) == "Not shown on any of 1 data sets. Their mean: +0.0 points [-1.0, +1.0]."
 
 
+def test_at_least_as_good_over_several_data_sets():
+    answers = judge([made_answer(0.0, -0.004, 0.004, 0.9, data="a"), made_answer(0.0, -0.02, 0.02, 0.9, data="b")], {})
+    assert over_data(answers, 0.01).endswith(
+        "At most 1 point worse by their intervals: a; for the mean that is not shown."
+    )
+    assert over_data(answers[:1] * 2, 0.01).endswith(
+        "At most 1 point worse by their intervals: a, a; for the mean so it is."
+    )
+    assert over_data(answers, 0.01).startswith("No difference shown on any of 2 data sets.")
+
+
 def test_the_mean_over_data_sets_has_the_interval_of_a_mean_of_independent_ones():
     found = mean_of([Estimate(0.04, 0.01, 0.07), Estimate(0.00, -0.04, 0.04)])
     # Half-widths of 3 and 4 points: the mean's is sqrt(3^2 + 4^2) / 2.
@@ -470,6 +481,26 @@ def test_runs_of_other_settings_are_told(tmp_path):
     (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     told = [note for note in write_report(folder).notes if "different settings" in note]
     assert told == ["sst2, cnn-random: runs with different settings are taken together (batch_size auto and 8)."]
+
+
+def test_settings_are_told_and_so_are_pairs_that_differ_by_more_than_the_question(tmp_path):
+    skill = {"bert-mean@half": 0.9}
+    folder = make_study(tmp_path / "s", systems=("tfidf", "bert-cnn@half", *skill), texts=60, skill=skill)
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["system"] != "tfidf":
+            mean = line["system"] == "bert-mean@half"
+            own = {"features": "mean" if mean else "windows", "patience": 3 * mean}
+            line["settings"] = {"encoder": "/somewhere/minilm", "epochs": 3, "seed": line["seed"], **own}
+    (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = write_report(folder)
+    assert report.settings == {
+        "all networks": "encoder minilm; epochs 3",
+        "bert-cnn@half": "features windows; patience 0",
+        "bert-mean@half": "features mean; patience 3",
+    }
+    assert "sst2: bert-cnn@half and bert-mean@half were run with different settings (patience 0 and 3)." in report.notes
+    assert "encoder minilm; epochs 3" in (folder / "report.html").read_text("utf-8")
 
 
 def test_points_of_a_curve_rest_on_the_same_seeds(tmp_path):

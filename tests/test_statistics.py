@@ -12,6 +12,7 @@ from scipy.stats import norm
 from sklearn import metrics as theirs
 
 from bertcnn.errors import StudyError
+from bertcnn.inference.metrics import calibration_error
 from bertcnn.study import statistics
 from bertcnn.study.statistics import (
     CROSSED,
@@ -281,6 +282,30 @@ def test_coverage_of_accuracy(runs: int) -> None:
     assert held >= 0.92 * 300
 
 
+@pytest.mark.parametrize("runs", [1, 3])
+@pytest.mark.parametrize("is_right", [True, False])
+def test_macro_f1_without_or_with_nothing_but_mistakes_is_not_certain(runs: int, is_right: bool) -> None:
+    truth = np.tile(np.arange(50) % 2, runs)
+    found = Outcomes(
+        np.tile(np.arange(50), runs), np.repeat(np.arange(runs), 50), truth, truth if is_right else 1 - truth
+    )
+    f1, share = macro_f1(found), accuracy(found)
+    assert f1.value == share.value == is_right
+    assert 0.02 < f1.high - f1.low < 0.15
+    assert (f1.low, f1.high) == pytest.approx((share.low, share.high), abs=0.03)
+
+
+def test_coverage_of_macro_f1_near_the_top() -> None:
+    generator = np.random.default_rng(5)
+    held = 0
+    for i in range(200):
+        truth = generator.integers(0, 2, 50)
+        answers = np.where(generator.random(50) < 0.96, truth, 1 - truth)
+        estimate = macro_f1(Outcomes(np.arange(50), np.zeros(50, dtype=int), truth, answers), resamples=200, seed=i)
+        held += estimate.low <= 0.96 <= estimate.high
+    assert held >= 0.93 * 200
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("labels", "texts"), [(4, 200), (20, 400)])
 @pytest.mark.parametrize("runs", [1, 3])
@@ -371,9 +396,17 @@ def test_holm_is_never_below_and_keeps_the_order(raw: list[float]) -> None:
     assert all(adjusted[i] <= adjusted[j] for i in range(len(raw)) for j in range(len(raw)) if raw[i] <= raw[j])
 
 
+def test_reliability_has_the_bins_of_the_calibration_error() -> None:
+    generator = np.random.default_rng(0)
+    table = generator.dirichlet([1, 1, 1], 300)
+    truth = generator.integers(0, 3, 300)
+    gaps = sum(n / 300 * abs(sure - right) for sure, right, n in reliability(table, truth))
+    assert gaps == pytest.approx(calibration_error(truth, table.argmax(axis=1), table))
+
+
 def test_reliability_by_hand() -> None:
     table = np.array([[0.95, 0.05], [0.08, 0.92], [0.55, 0.45], [1.0, 0.0]])
-    found = reliability(table, np.array([0, 0, 0, 0]))
+    found = reliability(table, np.array([0, 0, 0, 0]), bins=10)
     assert [row[2] for row in found] == [1, 3]
     assert found[0][:2] == pytest.approx((0.55, 1))
     assert found[1][:2] == pytest.approx(((0.95 + 0.92 + 1.0) / 3, 2 / 3))

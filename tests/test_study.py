@@ -18,12 +18,16 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from bertcnn import Predictor, embed, save, train
 from bertcnn.errors import DataError, SettingsError, StudyError
 from bertcnn.settings import Settings, change
 from bertcnn.study import run as run_module
 from bertcnn.study import systems
+from bertcnn.study.cost import measure
 from bertcnn.study.division import Sealed, divide, nested_rows, read_table
 from bertcnn.study.plan import Plan, Run, Task, make_plan, read_plan, write_plan
 from bertcnn.study.questions import QUESTIONS
@@ -123,7 +127,10 @@ def test_runs_come_seed_by_seed_and_largest_fraction_first() -> None:
         ({"data": [{"name": "a", "source": "a", "colour": "red"}], "systems": []}, "colour"),
         ({"data": [{"name": "a", "source": "a"}], "systems": [], "fractions": [0.0]}, "fractions"),
         ({"data": [{"name": "a", "source": "a"}], "systems": [], "seeds": 0}, "seeds is 0"),
-        ({"data": [{"name": "a", "source": "a"}], "systems": [], "training": {"epoch": 3}}, "Did you mean 'epochs'"),
+        (
+            {"data": [{"name": "a", "source": "a"}], "systems": ["tfidf"], "training": {"epoch": 3}},
+            "Did you mean 'epochs'",
+        ),
     ],
 )
 def test_a_wrong_plan_is_refused(values: dict[str, object], said: str) -> None:
@@ -287,6 +294,19 @@ def test_the_mean_of_states_is_the_mean_of_states(tiny: Path) -> None:
     np.testing.assert_allclose(means, expected.numpy(), atol=2e-3)  # the cache is float16
     made = fit(system("bert-mean-frozen@all"), base, {"C": 100.0}, Examples(texts[:3], list("aba")), Examples([], []))
     assert list(made.predict_proba(texts).argmax(axis=1)) == [0, 1, 0, 0]
+
+
+def test_what_a_regression_on_frozen_states_costs(tiny: Path) -> None:
+    texts, labels = make_texts(40)
+    states = MeanStates(change(Settings(), {"encoder": str(tiny)}), "1")
+    fitted = make_pipeline(states, LogisticRegression()).fit(texts, labels)
+    found = measure(fitted, texts, train_seconds=1.0, predict_seconds=1e-6)
+    assert found.flops_per_text is not None
+    assert found.flops_per_text > 10_000
+    assert found.texts_per_second is not None
+    assert found.texts_per_second < len(texts) / 1e-6 / 10  # one short pass is not believed
+    words = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, labels)
+    assert measure(words, texts, train_seconds=1.0, predict_seconds=2.0).flops_per_text is None
 
 
 @pytest.mark.parametrize(("features", "encoder"), [("mean", "TINY"), ("first", "TINY"), ("windows", "pieces:TINY")])
@@ -593,6 +613,9 @@ STUDY = """
 import sys
 from pathlib import Path
 from rich.console import Console
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 from bertcnn.study.plan import read_plan
 from bertcnn.study.runner import run_study
 if __name__ == "__main__":

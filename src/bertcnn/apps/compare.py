@@ -139,14 +139,19 @@ def _plan(values: dict[str, Any], config: Path | None, changes: list[str]) -> "P
     """Make a plan of flags, or of a file with flags over it."""
     from dataclasses import asdict
 
-    from bertcnn.settings import all_settings
+    from bertcnn.settings import Settings, change
     from bertcnn.study.plan import make_plan, read_plan
     from bertcnn.study.systems import DEFAULTS
 
     pairs = {name: value for name, _, value in (pair.partition("=") for pair in changes)}
-    homes = {one.name: section for section, one in all_settings()}
-    model = {name: value for name, value in pairs.items() if homes.get(name) == "model"}
-    training = {name: value for name, value in pairs.items() if name not in model}
+    typed = change(Settings(), pairs)  # a plan holds numbers, as a file would
+    columns = pairs.keys() & vars(typed.data).keys()
+    if columns:
+        raise SettingsError(f"--set takes settings of networks; {', '.join(sorted(columns))} is one of the data.")
+    model, training = (
+        {name: _as_toml(value) for name, value in vars(part).items() if name in pairs}
+        for part in (typed.model, typed.training)
+    )
     if config is None:
         has_vectors = bool(values.get("vectors"))
         ladder = [name for name in DEFAULTS if has_vectors or name not in {"cnn-static", "cnn-tuned"}]
@@ -154,6 +159,10 @@ def _plan(values: dict[str, Any], config: Path | None, changes: list[str]) -> "P
     plan = read_plan(config)
     networks = {"model": {**plan.model, **model}, "training": {**plan.training, **training}}
     return make_plan({**asdict(plan), **values, **networks})
+
+
+def _as_toml(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _check_is_alone(plan: "Plan", folder: Path) -> None:

@@ -26,8 +26,16 @@ from bertcnn.study.details import (
     transfer,
 )
 from bertcnn.study.evidence import Example, Result, Study
-from bertcnn.study.making import Chosen, chosen_settings, made_with, mixed_settings, warnings_of
-from bertcnn.study.questions import QUESTIONS
+from bertcnn.study.making import (
+    Chosen,
+    chosen_settings,
+    made_with,
+    mixed_settings,
+    settings_used,
+    unlike_pairs,
+    warnings_of,
+)
+from bertcnn.study.questions import BEST_TWO, QUESTIONS
 from bertcnn.study.statistics import Outcomes, accuracy, compare, frontier, macro_f1, reliability, time_to
 from bertcnn.study.systems import ladder_place, system
 from bertcnn.study.verdict import Answer, answer, contradictions, judge, over_data, part_of, sides
@@ -120,6 +128,7 @@ class Report:
         over_data: By question, one sentence over several data sets.
         data: In the order of the plan.
         chosen: Hyperparameters.
+        settings: Those of all networks, and those of each that are its own, in words.
         made: Commit, versions, machine, threads, times, seeds: each value that occurs.
         counts: Lines by what they are: done, failed, missing, broken.
         warnings: What the runs warned of, and how often.
@@ -131,6 +140,7 @@ class Report:
     over_data: dict[str, str]
     data: tuple[DataSet, ...]
     chosen: tuple[Chosen, ...]
+    settings: dict[str, str]
     made: dict[str, tuple[str, ...]]
     counts: dict[str, int]
     warnings: dict[str, int]
@@ -155,12 +165,14 @@ def find(study: Study) -> Report:
     data = tuple(_data_set(study, name, ladder, examples[name], verdict) for name in names)
     questions = dict.fromkeys(one.question for one in verdict)
     groups = {q: [one for one in verdict if one.question == q] for q in questions}
+    margins = {one.name: one.margin for one in QUESTIONS}
     return Report(
         title=f"{study.folder.resolve().name}: systems compared",
         verdict=verdict,
-        over_data={q: over_data(group) for q, group in groups.items() if len(group) > 1},
+        over_data={q: over_data(group, margins[q]) for q, group in groups.items() if len(group) > 1 and q != BEST_TWO},
         data=data,
         chosen=tuple(chosen_settings(study, names, ladder)),
+        settings=settings_used(study),
         made=made_with(study),
         counts={
             "done": sum(run.done for run in study.runs),
@@ -169,7 +181,17 @@ def find(study: Study) -> Report:
             "broken": study.broken,
         },
         warnings=warnings_of(study),
-        notes=tuple(dict.fromkeys([*study.notes, *contradictions(verdict), *mixed_settings(study), *_partly(data)])),
+        notes=tuple(
+            dict.fromkeys(
+                [
+                    *study.notes,
+                    *contradictions(verdict),
+                    *mixed_settings(study),
+                    *unlike_pairs(study, verdict),
+                    *_partly(data),
+                ]
+            )
+        ),
     )
 
 

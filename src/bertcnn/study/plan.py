@@ -211,9 +211,9 @@ def _faults(plan: Plan) -> Iterator[str]:
         yield f"data sets with the same name: {', '.join(sorted(twice))}"
     for task in plan.data:
         yield from _faults_of(task)
-    fractions = [f for task in plan.data for f in task.fractions] + list(plan.fractions)
-    if any(not 0 < f <= 1 for f in fractions) or not plan.fractions:
-        yield f"fractions are {fractions}, expected above 0, to 1"
+    yield from _faults_of_fractions(plan)
+    if not plan.systems and not all(task.systems for task in plan.data):
+        yield "no system is named"
     if len(set(plan.systems)) < len(plan.systems):
         yield "a system is named twice"
     unused = set(plan.settings) - {run.system for run in plan.runs()}
@@ -222,6 +222,14 @@ def _faults(plan: Plan) -> Iterator[str]:
     for name, value in (("seeds", plan.seeds), ("tune", plan.tune)):
         if value < 1:
             yield f"{name} is {value}, expected at least 1"
+
+
+def _faults_of_fractions(plan: Plan) -> Iterator[str]:
+    every = [plan.fractions, *(task.fractions for task in plan.data)]
+    if any(not 0 < fraction <= 1 for one in every for fraction in one) or not plan.fractions:
+        yield f"fractions are {[fraction for one in every for fraction in one]}, expected above 0, to 1"
+    if any(len(set(one)) < len(one) for one in every):
+        yield "a fraction is named twice"
 
 
 def _faults_of(task: Task) -> Iterator[str]:

@@ -201,6 +201,8 @@ def _made(report: Report) -> Iterable[Block]:
         yield Block("The systems", about, folded="What each system is", wide=True)
     if chosen := tables.chosen(report):
         yield Block("Chosen settings", chosen, folded="What was chosen on dev", wide=True)
+    if settings := tables.settings(report):
+        yield Block("Settings", settings, folded="The settings of the networks", wide=True)
     trouble = {**{f"{text}": f"{count}" for text, count in report.warnings.items()}, **dict.fromkeys(report.notes, "")}
     if report.counts["broken"]:
         trouble["Lines of results.jsonl that could not be read"] = f"{report.counts['broken']}"

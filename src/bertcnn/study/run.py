@@ -295,8 +295,12 @@ def settings_of(plan: Plan, run: Run, chosen: Values, *, train: int) -> Values:
 def check_system(one: System, plan: Plan) -> None:
     """Raise what can be known to be wrong before anything is trained."""
     own = _own(plan, one)
-    if one.settings is not None:
-        network_settings(one, _base(plan), own, seed=0, vectors=_vectors(plan))
+    if one.settings is None:
+        return
+    vectors = _vectors(plan)
+    network_settings(one, _base(plan), own, seed=0, vectors=vectors)
+    if "VECTORS" in str(one.settings.get("encoder")) and not Path(vectors).is_file():
+        raise StudyError(f"No file of word vectors {vectors!r}, which {one.name} reads. Give --vectors FILE.")
 
 
 def made_by() -> Record:

@@ -24,11 +24,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bertcnn.errors import DataError, SettingsError, StudyError
 from bertcnn.study.division import Table, read_table, read_transfer
 from bertcnn.study.evidence import SCHEMA, read_runs
-from bertcnn.study.plan import Plan, Run, read_plan, with_dropped, write_plan
+from bertcnn.study.plan import Plan, Run, Task, read_plan, with_dropped, write_plan
 from bertcnn.study.run import CANDIDATE, Record, check_system, made_by, settings_of, work
 from bertcnn.study.slices import slices_of
 from bertcnn.study.systems import system
-from bertcnn.text.dataset import Examples, fingerprint_of
+from bertcnn.text.dataset import Examples, fingerprint_of, normal_form
 from bertcnn.text.write_table import write_whole
 
 
@@ -56,7 +56,7 @@ def run_study(plan: Plan, folder: Path, *, console: Console, isolated: bool = Tr
             )
     for name in {run.system for run in plan.runs()}:
         check_system(system(name), plan)
-    tables = {task.name: read_table(task) for task in plan.data}
+    tables = {task.name: _table(task) for task in plan.data}
     for task in plan.data:
         for transfer in task.transfer:
             _check_labels(read_transfer(transfer), tables[task.name])
@@ -90,6 +90,27 @@ def read_results(folder: Path) -> list[Record]:
     A line that was cut off by a kill is left out; its run counts as missing.
     """
     return [run.line for run in read_runs(folder)]
+
+
+def _table(task: Task) -> Table:
+    """Read a data set; say which it is where it cannot be used.
+
+    Raises:
+        DataError: It cannot be read, has one label alone, or fewer texts than folds.
+    """
+    try:
+        table = read_table(task)
+    except DataError as error:
+        raise DataError(f"Data set {task.name!r}: {error}") from error
+    labels = {str(label) for label in table.train.labels}
+    if len(labels) < 2:
+        raise DataError(f"Data set {task.name!r} has only the label {labels.pop()!r}. Expected at least two.")
+    texts = len({normal_form(text) for text in table.train.texts})
+    if task.folds > texts:
+        raise DataError(
+            f"Data set {task.name!r} has {texts} different texts, expected at least {task.folds}, a fold each."
+        )
+    return table
 
 
 def _check_labels(examples: Examples, table: Table) -> None:

@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 from scipy.stats import binomtest
 
 from bertcnn.errors import StudyError
-from bertcnn.inference.metrics import RESAMPLES, Estimate
+from bertcnn.inference.metrics import BINS, RESAMPLES, Estimate
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -114,6 +114,9 @@ def macro_f1(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -
 
     As in :mod:`bertcnn.inference.metrics`, a label that a run neither meets nor gives does not count.
 
+    As in :func:`accuracy` the interval is drawn from two examples more, one right and one wrong, spread
+    over the labels.
+
     ``resamples`` and ``seed`` are of the bootstrap; how it counts runs, says :func:`_interval`.
     """
     example, run, examples, runs = _places(outcomes)
@@ -129,13 +132,16 @@ def macro_f1(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -
         (example, cells + answers, ones),
     ]
     counts = _matrix(parts, (examples, 2 * cells))
+    met = (np.asarray(counts.sum(axis=0)).ravel()[cells:] > 0).reshape(runs, labels)
+    shares = (met / np.maximum(met.sum(axis=1, keepdims=True), 1)).ravel()  # an example is met, and answered
+    imagined = np.stack([np.concatenate([shares, 2 * shares]), np.concatenate([0 * shares, 2 * shares])])
 
     def score(sums: Floats) -> Floats:
         hits, uses = sums.reshape(2, runs, labels, -1)
         met = (uses > 0).sum(axis=1)
         return np.where(met > 0, (2 * hits / np.maximum(uses, 1)).sum(axis=1) / np.maximum(met, 1), np.nan)
 
-    return _interval(score, counts, counts, resamples=resamples, seed=seed)
+    return _interval(score, counts, sparse.vstack([counts, imagined]), resamples=resamples, seed=seed)
 
 
 def compare(a: Outcomes, b: Outcomes) -> Comparison:
@@ -205,12 +211,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def reliability(
-    probabilities: npt.NDArray[np.floating[Any]], truth: npt.NDArray[np.integer[Any]], *, bins: int = 10
+    probabilities: npt.NDArray[np.floating[Any]], truth: npt.NDArray[np.integer[Any]], *, bins: int = BINS
 ) -> list[tuple[float, float, int]]:
     """Return mean confidence, accuracy and number of texts of each bin that has any, by confidence.
 
     The confidence of a text is the largest of its row of ``probabilities`` ``(N, K)``; ``truth`` is
-    class ids ``(N,)``; the bins have equal width.
+    class ids ``(N,)``; the bins have equal width, and are those of the calibration error.
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = (probabilities.argmax(axis=1) == truth).astype(np.float64)

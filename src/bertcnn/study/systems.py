@@ -5,6 +5,7 @@ step of the ladder changes one thing. A name may say how deep the encoder is: ``
 ``bert-cnn-frozen@3``, ``bert-cnn-frozen@mix``.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -164,7 +165,7 @@ def system(name: str) -> System:
     takes_depth = group.endswith("BERT")
     if takes_depth and not depth:
         raise StudyError(f"System {name!r} does not say how deep the encoder is: {base}@half, {base}@all, {base}@4.")
-    if depth and not (takes_depth and (depth in {"half", "all", "mix"} or depth.isdigit())):
+    if depth and not (takes_depth and (depth in {"half", "all", "mix"} or re.fullmatch("[1-9][0-9]*", depth))):
         raise StudyError(
             f"System {name!r} has the depth {depth!r}, expected "
             + ("half, all, mix, or a number." if takes_depth else "none.")

@@ -218,6 +218,12 @@ def chosen(report: Report) -> Table | None:
     return Table(("System", "Chosen", "Tried", "Runs"), lines) if lines else None
 
 
+def settings(report: Report) -> Table | None:
+    """Return the settings of the networks."""
+    lines = tuple(Line((word(name), word(values))) for name, values in report.settings.items())
+    return Table(("System", "Settings"), lines) if lines else None
+
+
 def made(report: Report) -> Table:
     """Return what the study was made with, on what data, and what became of its runs."""
     values: dict[str, str] = {name.capitalize(): "; ".join(found) for name, found in report.made.items()}

@@ -197,15 +197,24 @@ def sentence(found: Answer, who: str) -> str:
     return f"{said}: not shown {how}{_why_not(found)}."
 
 
-def over_data(answers: Sequence[Answer]) -> str:
-    """Say one question over several data sets: on how many it is shown, in which direction, and their mean."""
+def over_data(answers: Sequence[Answer], margin: float | None = None) -> str:
+    """Say one question over several data sets: on how many it is shown, in which direction, and their mean.
+
+    Args:
+        answers: To the question, one a data set.
+        margin: Where "at least as good" is asked: how much worse still counts as that.
+    """
     mean = mean_of([one.difference for one in answers])
     average = f" Their mean: {_signed(mean.value)} points [{_signed(mean.low)}, {_signed(mean.high)}]."
+    if margin is not None:
+        held = ", ".join(one.data for one in answers if one.difference.low > -margin) or "none"
+        whole = "so it is" if mean.low > -margin else "that is not shown"
+        average += f" At most {_most(margin)} worse by their intervals: {held}; for the mean {whole}."
     better = [one.data for one in answers if one.shown and one.difference.value > 0]
     worse = [one.data for one in answers if one.shown and one.difference.value < 0]
     open_ = [one.data for one in answers if one.data not in (*better, *worse)]
     if not better and not worse:
-        return f"Not shown on any of {len(answers)} data sets.{average}"
+        return f"{'Not' if margin is None else 'No difference'} shown on any of {len(answers)} data sets.{average}"
     parts = [f"better on {', '.join(better)}"] if better else []
     parts += [f"worse on {', '.join(worse)}"] if worse else []
     parts += [f"not shown on {', '.join(open_)}"] if open_ else []
@@ -228,6 +237,8 @@ def chance(p_value: float) -> str:
     """Write a p-value: ``p = 0.012``, ``p < 0.001``."""
     if p_value < 0.001:
         return "p < 0.001"
+    if 0.0495 <= p_value < LEVEL:  # else it would read as if it were not below
+        return f"p = {p_value:.4f}"
     return f"p = {p_value:.3f}" if p_value < 0.0995 else f"p = {p_value:.2f}"
 
 
@@ -255,11 +266,15 @@ def _why_not(found: Answer) -> str:
 
 def _no_worse(found: Answer, margin: float) -> str:
     """Say whether the interval excludes that the left side is worse by more than a margin."""
-    most = f"{100 * margin:g} point" + ("" if margin == 0.01 else "s")
+    most = _most(margin)
     if found.difference.low > -margin:
         return f" By the interval, which is not corrected, it is at most {most} worse."
     worst = _points(-100 * found.difference.low)
     return f" That it is at most {most} worse is not shown: by the interval it may cost {worst} points."
+
+
+def _most(margin: float) -> str:
+    return f"{100 * margin:g} point" + ("" if margin == 0.01 else "s")
 
 
 def _signed(share: float) -> str:
