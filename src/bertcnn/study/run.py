@@ -102,7 +102,10 @@ def _work(plan: Plan, run: Run, folder: Path) -> Record:
         "fingerprint": division.fingerprint,
         "warnings": [
             *([] if trained is None else trained.warnings),
-            *(f"{count:,} {'text is' if count == 1 else 'texts are'} in both {pair}" for pair, count in division.leaks.items()),
+            *(
+                f"{count:,} {'text is' if count == 1 else 'texts are'} in both {pair}"
+                for pair, count in division.leaks.items()
+            ),
             *seen,
             *(f"label {name!r} is in test and not in train" for name in labels if name not in known),
         ],
