@@ -267,7 +267,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "modernbert": {"bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2, "local_attention": 8},
     "longformer": {"attention_window": [8, 8, 8]},
-    "t5": {"d_kv": 8, "d_ff": 64, "initializer_factor": 8.0, "relative_attention_num_buckets": 8},
+    "t5": {"d_kv": 8, "d_ff": 64, "initializer_factor": 1.0, "relative_attention_num_buckets": 8},
+    "eurobert": {"num_key_value_heads": 2},
+    "layoutlm": {},
 }
 
 

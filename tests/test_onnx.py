@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,14 @@ from bertcnn import BertCNN, ModelError, Predictor
 from bertcnn.apps.cli import app
 from bertcnn.inference import export as exporting
 from bertcnn.inference import golden, onnx_backend
+from bertcnn.inference import predictor as predictor_module
 from bertcnn.inference.certificate import END, START, certify, write_certificate
 from bertcnn.inference.export import export_onnx
 from bertcnn.inference.onnx_backend import FILES, SLOW_FUSIONS, OnnxBackend, open_session, threads
 from bertcnn.network.encoder import load_tokenizer
 from bertcnn.text.dataset import Examples, Splits
 from bertcnn.text.tokens import make_batch, segments
-from tests.conftest import FAMILIES
+from tests.conftest import FAMILIES, make_texts
 from tests.test_cli import call
 
 LONG = "the film was good and so is the phone, but it is a very dull room "
@@ -322,6 +323,67 @@ def test_any_encoder_is_exported(make_family: Callable[[str], Path], family: str
         return
     (written,) = export_onnx(place, texts=TEXTS)
     assert written.difference < TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["albert", "deberta-v2"])
+def test_shared_weights_are_quantized(
+    make_family: Callable[[str], Path], family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_family(family)
+    model = BertCNN.from_encoder(str(place), depth=2, num_filters=4, kernel_sizes=(1, 2, 3), overlap=4)
+    texts, _ = make_texts(40)
+    place = saved(model, load_tokenizer(str(place)), tmp_path / "model")
+    answers = [one.label for one in Predictor.load(place).predict(texts)]
+    monkeypatch.setattr(exporting, "ACCURACY_TOLERANCE", 50)  # of answers that mean nothing
+    written = export_onnx(place, int8=True, dev=Examples(texts, answers, "made"))
+    assert [one.file.name for one in written] == list(reversed(FILES.values()))
+
+
+def test_a_graph_is_proved_on_hard_texts_whatever_is_given(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    logits = Predictor.logits
+
+    def listening(predictor: Predictor, texts: Sequence[str]) -> np.ndarray:
+        seen.extend(texts)
+        return logits(predictor, texts)
+
+    monkeypatch.setattr(Predictor, "logits", listening)
+    (written,) = export_onnx(own, texts=["good"])
+    assert {"", "a", "good"} < set(seen)
+    assert written.texts == len(golden.TEXTS) + 2
+    predictor = Predictor.load(own, backend="torch")
+    longest = max(predictor.tokenizer(seen).lengths)
+    assert longest > 2 * predictor.backend.spec.windowing.length
+
+
+def test_weights_that_are_saved_again_need_another_export_and_get_one(own: Path, splits: Splits) -> None:
+    export_onnx(own, int8=True, dev=splits.dev)
+    model = BertCNN.from_pretrained(own)
+    with torch.no_grad():
+        model.head.classifier.bias += 5.0
+    (own / "model.safetensors").unlink()
+    model.save_pretrained(own)
+    assert Predictor.load(own, backend="torch").predict(["good"])  # the golden texts are of the weights before
+    with pytest.raises(ModelError, match=r"bertcnn export .* --int8"):
+        Predictor.load(own)
+    export_onnx(own)
+    assert not (own / FILES["onnx-int8"]).exists()
+    assert Predictor.load(own).backend.name == "onnx"
+    assert json.loads((own / golden.FILE).read_text())["backends"].keys() == {"onnx"}
+
+
+def test_golden_texts_of_another_form_are_an_error(own: Path) -> None:
+    for bad in ("[1]", "5", "null", '{"backends": null}'):
+        (own / golden.FILE).write_text(bad)
+        with pytest.raises(ModelError, match="cannot be read"):
+            Predictor.load(own, backend="torch")
+
+
+def test_without_torch_and_without_a_graph_the_way_out_is_said(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor_module, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"needs torch: pip install torch.*bertcnn export"):
+        Predictor.load(own)
 
 
 def test_threads_heed_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,8 +87,8 @@ def say_findings(console: Console, splits: "Splits") -> None:
         )
     leaks = find_leaks(splits)
     for pair, count in leaks.items():
-        said = f"{count:,} {'text is' if count == 1 else 'texts are'} in both {pair}; scores there flatter."
-        console.print(f"[yellow]Note:[/] {said}", highlight=False)
+        shared = f"{count:,} {'text is' if count == 1 else 'texts are'} in both {pair}; scores there flatter."
+        console.print(f"[yellow]Note:[/] {shared}", highlight=False)
     if not leaks:
         console.print("Leak check: no text is in two splits.", highlight=False)
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertcnn.inference.backend import Backend, Floats32, Pooled, WrappedBackend
+from bertcnn.inference.golden import long_text
 from bertcnn.inference.onnx_backend import FILES
 from bertcnn.inference.predictor import Predictor
 from bertcnn.text.tokens import Batch
@@ -53,8 +54,8 @@ def certify(folder: str | Path, texts: Sequence[str], *, seed: int = 0) -> list[
     Raises:
         ModelError: The folder or a graph in it cannot be used.
     """
-    distinct = list(dict.fromkeys(texts))
     measure = Predictor.load(folder, backend="torch", device="cpu")
+    distinct = list(dict.fromkeys([*texts, long_text(measure.tokenizer, measure.backend.spec.windowing)]))
     wanted = measure.logits(distinct)
     checks = []
     for name in ("torch", *(name for name, file in FILES.items() if (Path(folder) / file).is_file())):

@@ -9,13 +9,15 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from bertcnn.errors import ModelError
-from bertcnn.inference.golden import TEXTS, TOLERANCE, write_golden
+from bertcnn.errors import ModelError, reason
+from bertcnn.inference.golden import TEXTS, TOLERANCE, long_text, write_golden
 from bertcnn.inference.metrics import Truth
 from bertcnn.inference.onnx_backend import FILES, OnnxBackend
 from bertcnn.inference.onnx_graph import silence, write_graph
 from bertcnn.inference.predictor import Predictor
 from bertcnn.inference.quantize import quantize
+from bertcnn.network.encoder import reads_padding
+from bertcnn.network.folder import MADE_OF
 from bertcnn.text.dataset import Examples
 from bertcnn.text.labels import Labels
 
@@ -36,13 +38,15 @@ class Exported:
     Attributes:
         file: Where.
         megabytes: Its size.
-        difference: Largest difference of a logit from torch's, over the texts it was proved on.
+        texts: On how many it was proved.
+        difference: Largest difference of a logit from torch's, over these.
         flips: How many of those texts it answers otherwise than torch.
         accuracy, torch_accuracy: On the labelled texts, in percent; None where there were none.
     """
 
     file: Path
     megabytes: float
+    texts: int
     difference: float
     flips: int
     accuracy: float | None
@@ -58,7 +62,7 @@ def export_onnx(
         folder: The model's.
         int8: Also with weights and activations of matrix products in 8 bits.
         dev: Labelled texts to prove it on; int8 needs them.
-        texts: More texts to prove it on, without labels.
+        texts: More texts to prove it on, without labels. Short, odd and long ones are always among them.
 
     Raises:
         ModelError: A package is missing, the encoder cannot be exported, or a graph answers otherwise
@@ -85,6 +89,7 @@ def export_onnx(
             for name, draft in drafts.items()
         }
         written = [proof.check(runners[name], draft, folder) for name, draft in drafts.items()]
+        _remove_stale(folder, made_of)
         for (name, draft), proved in zip(drafts.items(), written, strict=True):
             draft.chmod(0o644)
             draft.replace(folder / draft.name)
@@ -93,6 +98,17 @@ def export_onnx(
             tolerance = TOLERANCE if name == "onnx" else max(0.05, off)
             write_golden(folder, name, runners[name].in_one_batch().logits, tolerance=tolerance)
     return written
+
+
+def _remove_stale(folder: Path, made_of: str | None) -> None:
+    """Remove graphs of other weights, which nothing would load, and which would be taken for the fastest."""
+    import onnx
+
+    for file in (folder / name for name in FILES.values()):
+        if file.is_file():
+            graph = onnx.load(file, load_external_data=False)
+            if {one.key: one.value for one in graph.metadata_props}.get(MADE_OF) != (made_of or ""):
+                file.unlink()
 
 
 @dataclass(frozen=True)
@@ -107,7 +123,8 @@ class _Proof:
     @classmethod
     def of(cls, predictor: Predictor, texts: Sequence[str], dev: Examples | None) -> Self:
         """Run the texts, and read the labels."""
-        everything = [*texts, *(() if dev is None else dev.texts)]
+        hard = [*TEXTS, long_text(predictor.tokenizer, predictor.backend.spec.windowing)]
+        everything = [*hard, *texts, *(() if dev is None else dev.texts)]
         labels = Labels(tuple(predictor.label_names), predictor.is_multi_label)
         truth = None if dev is None else labels.encode(dev.labels, where=dev.source)
         return cls(predictor, everything, predictor.logits(everything), truth)
@@ -122,14 +139,21 @@ class _Proof:
         Raises:
             ModelError: It differs by more than it may.
         """
-        found = other.logits(self.texts)
+        try:
+            found = other.logits(self.texts)
+        except Exception as error:  # those of ONNX Runtime have no common class
+            raise ModelError(
+                f"The graph of this encoder cannot be run: {reason(error)} Nothing was written; use backend='torch'."
+            ) from error
         difference, flips = self.predictor.difference(found, self.logits)
         ours, torchs = self._accuracy(found), self._accuracy(self.logits)
         if other.backend.name == "onnx" and not difference <= LOGIT_TOLERANCE:
+            why = "The export does not follow something in this encoder"
+            if reads_padding(self.predictor.model.encoder):
+                why = "This encoder reads padding as text, so its answers hang on the other texts of a batch"
             raise ModelError(
                 f"The graph's logits differ from torch's by up to {difference:.2g}, expected at most "
-                f"{LOGIT_TOLERANCE:g}; nothing was written. The export does not follow something in this encoder; "
-                "use backend='torch'."
+                f"{LOGIT_TOLERANCE:g}; nothing was written. {why}; use backend='torch'."
             )
         lost = 0.0 if ours is None or torchs is None else torchs - ours
         if other.backend.name == "onnx-int8" and lost > ACCURACY_TOLERANCE:
@@ -138,7 +162,7 @@ class _Proof:
                 f"most {ACCURACY_TOLERANCE:g}. Nothing was written; export without int8."
             )
         size = draft.stat().st_size / 1e6
-        return Exported(folder / draft.name, size, difference, flips, ours, torchs)
+        return Exported(folder / draft.name, size, len(self.texts), difference, flips, ours, torchs)
 
     def _accuracy(self, logits: npt.NDArray[np.float32]) -> float | None:
         if self.truth is None:

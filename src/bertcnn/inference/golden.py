@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bertcnn.errors import ModelError
+from bertcnn.network.folder import MADE_OF, read_config
+from bertcnn.text.tokens import PieceTokenizer, Windowing
 from bertcnn.text.write_table import write_whole
 
 FILE = "golden.json"
@@ -30,6 +32,15 @@ TEXTS = (
     "GREAT!!! 10/10, would buy again... said nobody, ever :-(",
 )
 
+
+def long_text(tokenizer: PieceTokenizer, windowing: Windowing) -> str:
+    """Return the golden texts, over and over, until an encoder reads them in three windows."""
+    text = once = " ".join(TEXTS).strip()
+    while tokenizer([text]).lengths[0] <= 2 * windowing.length:
+        text += " " + once
+    return text
+
+
 Logits = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 
 
@@ -42,14 +53,14 @@ def write_golden(folder: Path, backend: str, logits: Logits, *, tolerance: float
         logits: Texts to logits ``(N, K)``.
         tolerance: See :data:`TOLERANCE`.
     """
-    kept = _read(folder) or {"texts": list(TEXTS), "backends": {}}
+    kept = _read(folder) or {"texts": list(TEXTS), MADE_OF: read_config(folder).get(MADE_OF), "backends": {}}
     found = [[float(f"{x:.7g}") for x in row] for row in logits(kept["texts"])]
     kept["backends"][backend] = {"tolerance": float(f"{tolerance:.3g}"), "logits": found}
     write_whole(folder / FILE, json.dumps(kept, indent=1) + "\n")
 
 
 def check_golden(folder: Path, backend: str, logits: Logits) -> None:
-    """Refuse a model that answers otherwise than when it was saved; one without golden texts passes.
+    """Refuse a model that answers otherwise than when it was saved; one without golden texts of its weights passes.
 
     Raises:
         ModelError: It does, or the file cannot be read.
@@ -73,8 +84,13 @@ def check_golden(folder: Path, backend: str, logits: Logits) -> None:
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
+    """Return what is kept; None where nothing is, or it is of weights that were others."""
     try:
-        return dict(json.loads((folder / FILE).read_text("utf-8")))
+        kept = json.loads((folder / FILE).read_text("utf-8"))
+        if not (isinstance(kept, dict) and isinstance(kept.get("backends", {}), dict)):
+            raise ValueError("expected an object with backends")  # noqa: TRY004  # of the file
+        made_of = read_config(folder).get(MADE_OF)
+        return kept if kept.get(MADE_OF, made_of) == made_of else None
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from bertcnn.errors import ModelError, reason
 from bertcnn.inference.backend import NO_FILTERS, Backend, Floats32, Pooled, Spec
-from bertcnn.network.folder import WEIGHTS, read_config
+from bertcnn.network.folder import MADE_OF, WEIGHTS, read_config
 from bertcnn.text.tokens import Batch
 
 FILES = {"onnx-int8": "model.int8.onnx", "onnx": "model.onnx"}
@@ -22,9 +22,6 @@ FILES = {"onnx-int8": "model.int8.onnx", "onnx": "model.onnx"}
 
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
 """What ONNX Runtime would do to a graph to its harm: sum and normalization apart are five times as quick on a CPU."""
-
-MADE_OF = "weights_sha256"
-"""Where a graph says of which weights it was made."""
 
 
 class OnnxBackend(Backend):
@@ -52,7 +49,7 @@ class OnnxBackend(Backend):
         if made_of != wanted:
             raise ModelError(
                 f"{file} was made of weights {str(made_of)[:16]}..., but the folder holds {str(wanted)[:16]}...: "
-                f"export again, bertcnn export {folder}"
+                f"export again, bertcnn export {folder}{' --int8' if name == 'onnx-int8' else ''}"
             )
 
     @cached_property

@@ -21,9 +21,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from bertcnn.errors import ModelError
-from bertcnn.inference.onnx_backend import MADE_OF
 from bertcnn.network.cnn import TextCNN
 from bertcnn.network.encoder import quiet_transformers
+from bertcnn.network.folder import MADE_OF
 from bertcnn.network.model import BertCNN
 
 OPSET = 20
@@ -159,10 +159,20 @@ def _fused_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    position_bias: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Stand for com.microsoft's MultiHeadAttention: ``(B, heads, T, d)`` to ``(B, T, heads, d)``."""
+    """Stand for com.microsoft's MultiHeadAttention: ``(B, heads, T, d)`` to ``(B, T, heads, d)``.
+
+    Keys and values may have fewer heads, each for a group of the queries'. T5 gives its positions as a bias.
+    """
     batch, heads, length, width = query.shape
+    if key.shape[1] != heads:
+        key, value = (x.repeat_interleave(heads // key.shape[1], dim=1) for x in (key, value))
+    if position_bias is not None:
+        attention_mask = position_bias if attention_mask is None else position_bias + attention_mask
+    if attention_mask is not None and isinstance(attention_mask.shape[2], int) and attention_mask.shape[2] == 1:
+        attention_mask = attention_mask.expand(-1, -1, length, -1)  # one for all queries, which the operator takes not
     rows = [x.transpose(1, 2).reshape(batch, length, heads * width) for x in (query, key, value)]
     mixed = torch.onnx.ops.symbolic(
         "com.microsoft::MultiHeadAttention",

@@ -321,6 +321,11 @@ def _fastest(folder: Path, device: str | None) -> str:
 
 def _load_torch(folder: str | Path, device: str | None) -> Backend:
     # Imported here, as below: what runs by ONNX needs no torch.
+    if find_spec("torch") is None:
+        raise ModelError(
+            f"Running {folder} by torch needs torch: pip install torch. What needs none is a graph: where torch is, "
+            f"bertcnn export {folder}."
+        )
     import torch
 
     from bertcnn.network.encoder import quiet_transformers

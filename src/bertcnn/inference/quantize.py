@@ -4,6 +4,7 @@ The scale of what goes into a product is fixed when the graph is written, by wha
 Runtime can also take it from each batch as it comes; then a text's logits move with its neighbours.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,7 @@ def _quantize(source: Path, file: Path, feeds: Feeds) -> None:
     spread = file.with_suffix(".spread")
     with _only_errors():
         spread_outliers(graph, greatest(graph, feeds))
+        part_shared(graph)
         onnx.save(graph, spread)
         quantize_static(
             spread,
@@ -154,6 +156,26 @@ def spread_outliers(graph: Any, reach: dict[str, Floats32]) -> None:
     del graph.graph.node[:], graph.graph.initializer[:]
     graph.graph.node.extend(nodes)
     graph.graph.initializer.extend(kept)
+
+
+def part_shared(graph: Any) -> None:
+    """Give each product weights of its own: ONNX Runtime cannot quantize a table that several read, as ALBERT's are.
+
+    Args:
+        graph: Changed in place.
+    """
+    from onnx import numpy_helper
+
+    weights = {one.name: one for one in graph.graph.initializer}
+    uses: Counter[str] = Counter()
+    for node in graph.graph.node:
+        if _is_product(node, weights):
+            name = node.input[1]
+            uses[name] += 1
+            if uses[name] > 1:
+                own = numpy_helper.from_array(numpy_helper.to_array(weights[name]), f"{name}_use_{uses[name]}")
+                graph.graph.initializer.append(own)
+                node.input[1] = own.name
 
 
 def _is_product(node: Any, weights: Iterable[str]) -> bool:

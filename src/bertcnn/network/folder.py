@@ -13,6 +13,10 @@ FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
 
 
+MADE_OF = "weights_sha256"
+"""Where a folder's configuration, its graphs and its golden texts say of which weights they are."""
+
+
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return ``config.json`` of a model folder.
 

@@ -7,6 +7,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -125,6 +126,9 @@ def _write_graphs(trained: Trained, folder: Path, curve: DepthCurve) -> None:
             f"the budget of {curve.budget_ms:g} ms was to be kept by {curve.chosen.backend}, but: {error} "
             "The model is slower than was asked for."
         )
+        if curve.chosen.backend == "onnx-int8":
+            with suppress(ModelError):
+                export_onnx(folder, dev=trained.proof)  # the next best
 
 
 def model_card(trained: Trained) -> str:
