@@ -713,7 +713,11 @@ def test_any_encoder_is_cut_and_trained(make_family: Callable[[str], Path], fami
     batch = batch_of(tokenizer, SHORT)
     model = make_heard(BertCNN.from_encoder(str(place), depth=2, num_filters=4, kernel_sizes=(1, 2), overlap=4))
     whole = (T5EncoderModel if family == "t5" else AutoModel).from_pretrained(place).eval()
-    last_norms = {"modernbert": "final_norm", "t5": "encoder.final_layer_norm"}  # above whatever layer is the last
+    last_norms = {
+        "modernbert": "final_norm",
+        "eurobert": "norm",
+        "t5": "encoder.final_layer_norm",
+    }  # above whatever layer is the last
     with torch.inference_mode():
         layer = whole(**batch, output_hidden_states=True).hidden_states[2]
         if family in last_norms:

@@ -22,6 +22,7 @@ from bertcnn.inference.certificate import END, START, certify, write_certificate
 from bertcnn.inference.export import export_onnx
 from bertcnn.inference.onnx_backend import FILES, SLOW_FUSIONS, OnnxBackend, open_session, threads
 from bertcnn.network.encoder import load_tokenizer
+from bertcnn.network.folder import read_config
 from bertcnn.text.dataset import Examples, Splits
 from bertcnn.text.tokens import make_batch, segments
 from tests.conftest import FAMILIES, make_texts
@@ -425,7 +426,7 @@ def test_the_certificate_says_how_far_the_ways_differ(own: Path) -> None:
     assert [(c.backend, c.way) for c in checks] == [
         (name, way) for name in ("torch", "onnx-int8", "onnx") for way in ways if (name, way) != ("torch", "batches")
     ]
-    assert {c.texts for c in checks} == {len(TEXTS)}
+    assert {c.texts for c in checks} == {len(TEXTS) + 1}  # and a long one
     assert all(c.difference < TOLERANCE and c.flips == 0 for c in checks if c.backend != "onnx-int8")
     assert all(c.difference > TOLERANCE for c in checks if c.backend == "onnx-int8")
     card = own / "README.md"
@@ -436,6 +437,8 @@ def test_the_certificate_says_how_far_the_ways_differ(own: Path) -> None:
     assert text.startswith(before.rstrip())
     assert text.count(START) == text.count(END) == 1
     assert text.count("| onnx | alone |") == 1
+    assert f"Of weights {read_config(own)['weights_sha256'][:16]}, on 20" in text
+    assert f"torch {torch.__version__.split('+')[0]}" in text
 
 
 def test_a_way_that_differs_is_seen(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,9 @@
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
+from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from bertcnn.inference.backend import Backend, Floats32, Pooled, WrappedBackend
 from bertcnn.inference.golden import long_text
 from bertcnn.inference.onnx_backend import FILES
 from bertcnn.inference.predictor import Predictor
+from bertcnn.network.folder import MADE_OF, read_config
 from bertcnn.text.tokens import Batch
 from bertcnn.text.write_table import write_whole
 
@@ -72,6 +76,8 @@ def write_certificate(folder: str | Path, checks: Sequence[Check]) -> None:
     text = card.read_text("utf-8") if card.is_file() else f"# {Path(folder).name}\n"
     before, _, rest = text.partition(START)
     after = rest.partition(END)[2]
+    found = {name: find_spec(name) and version(name) for name in ("bertcnn", "torch", "onnxruntime")}
+    versions = [f"{name} {one}" for name, one in found.items() if one]
     rows = [f"| {c.backend} | {c.way} | {c.difference:.1e} | {c.flips} |" for c in checks]
     section = "\n".join(
         [
@@ -81,6 +87,8 @@ def write_certificate(folder: str | Path, checks: Sequence[Check]) -> None:
             f"`bertcnn check` ran {checks[0].texts if checks else 0:,} texts in every way; differences are from torch",
             "in batches of texts of like length. The scales of int8 are fixed when it is exported; what a text's",
             "neighbours change there is rounding.",
+            "",
+            f"Of weights {str(read_config(folder).get(MADE_OF))[:16]}, on {date.today()}, with {', '.join(versions)}.",
             "",
             "| backend | texts put to it | largest difference of a logit | other answers |",
             "|---|---|---|---|",
