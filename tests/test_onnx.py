@@ -15,6 +15,7 @@ import torch
 
 from bertcnn import BertCNN, ModelError, Predictor
 from bertcnn.apps.cli import app
+from bertcnn.apps.export import _dev_of_training
 from bertcnn.inference import export as exporting
 from bertcnn.inference import golden, onnx_backend
 from bertcnn.inference import predictor as predictor_module
@@ -509,3 +510,21 @@ def test_examples_with_unknown_labels_are_refused(exported: Path) -> None:
 
     with pytest.raises(DataError, match="great"):
         export_onnx(exported, dev=Examples(["x"], ["great"], "here"))
+
+
+def test_int8_is_proved_on_the_dev_texts_of_the_training_and_no_others(
+    tiny: str, csv_file: Path, tmp_path: Path
+) -> None:
+    file = Path(shutil.copy(csv_file, tmp_path / "own.csv"))
+    columns = ["--text", "review", "--label", "sentiment"]
+    quick = ["--encoder", tiny, "--depth", "1", "--method", "frozen", "--head-epochs", "1", "--report-to", "none"]
+    made = call("train", file, *columns, *quick, "--output", tmp_path / "model")
+    assert made.code == 0, made.err
+    found = _dev_of_training(tmp_path / "model", needed=True)
+    assert found is not None
+    assert len(found) > 5
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([lines[0], *reversed(lines[1:])]).replace("film", "movie"))
+    with pytest.raises(ModelError, match=r"holds other texts or labels now.*Give --dev FILE"):
+        _dev_of_training(tmp_path / "model", needed=True)
+    assert _dev_of_training(tmp_path / "model", needed=False) is None

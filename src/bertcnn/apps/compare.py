@@ -203,8 +203,13 @@ def _say_verdict(found: "Report", folder: Path) -> None:
         for row in data.rows:
             table.add_row(*_cells(row), style="bold" if row.best else None)
         out.print(table, "", sep="\n")
+    asked = ""
     for answer in found.verdict:
-        out.print(f"[bold]{escape(answer.asks)}[/]", highlight=False)
+        if answer.asks != asked:
+            asked = answer.asks
+            out.print(f"[bold]{escape(asked)}[/]", highlight=False)
+            if over_data := found.over_data.get(answer.question):
+                out.print(Padding(over_data, (0, 0, 0, 2)), style="bold", highlight=False, markup=False)
         where = f"{escape(answer.data)}: " if len(found.data) > 1 else ""
         out.print(Padding(f"{where}{escape(answer.sentence)}", (0, 0, 0, 2)), highlight=False)
     warnings = [text if count == 1 else f"{text} ({count} runs)" for text, count in found.warnings.items()]

@@ -153,14 +153,17 @@ def _given(model: Path, source: str, said: dict[str, str | None]) -> "Examples":
 
 def _dev_of_training(model: Path, *, needed: bool) -> "Examples | None":
     """Return the dev texts that the model was chosen on, where its training's files are still there."""
-    from bertcnn.text.dataset import load_splits
+    from bertcnn.text.dataset import fingerprint_of, load_splits
 
     try:
-        made_from = json.loads((model / "metrics.json").read_text("utf-8"))["sources"]
+        known = json.loads((model / "metrics.json").read_text("utf-8"))
+        made_from = known["sources"]
         if made_from is None:
             raise DataError("it does not say so, for it was saved from Python or by compare")
         settings = read_settings(model / "run.toml")
-        return load_splits(**made_from, settings=settings.data, seed=settings.training.seed).dev
+        found = load_splits(**made_from, settings=settings.data, seed=settings.training.seed).dev
+        if known.get("dev_sha256", fingerprint_of([found])) != fingerprint_of([found]):
+            raise DataError(f"{made_from['source']} holds other texts or labels now")
     except (OSError, ValueError, KeyError, TypeError, BertCNNError) as error:
         if needed:
             raise ModelError(
@@ -168,6 +171,7 @@ def _dev_of_training(model: Path, *, needed: bool) -> "Examples | None":
                 f"({error}). Give --dev FILE."
             ) from error
         return None
+    return found
 
 
 def _built_in() -> "Examples":

@@ -19,6 +19,7 @@ from bertcnn.inference.metrics import Evaluation
 from bertcnn.network.encoder import quiet_transformers
 from bertcnn.network.folder import WEIGHTS
 from bertcnn.settings import write_settings
+from bertcnn.text.dataset import fingerprint_of
 from bertcnn.training.depth import DepthCurve
 from bertcnn.training.estimator import BertCNNClassifier
 from bertcnn.training.output import check_output
@@ -109,6 +110,7 @@ def _write(trained: Trained, folder: Path, sources: Mapping[str, str | None] | N
         "depth_curve": None if trained.depth_curve is None else trained.depth_curve.to_dict(),
         "history": trained.history,
         "sources": None if sources is None else dict(sources),
+        "dev_sha256": None if trained.proof is None else fingerprint_of([trained.proof]),
     }
     (folder / "metrics.json").write_text(json.dumps(scores, indent=1) + "\n", "utf-8")
     (folder / "README.md").write_text(model_card(trained), "utf-8")
@@ -134,7 +136,9 @@ def _write_graphs(trained: Trained, folder: Path, curve: DepthCurve) -> None:
 def model_card(trained: Trained) -> str:
     """Return the README of a model folder, with the front matter the Hugging Face hub reads."""
     config, settings = trained.predictor.model.config, trained.settings
-    encoder = f"{settings.model.encoder}, {config.num_hidden_layers} layers"
+    encoder = (
+        f"{settings.model.encoder}, {config.num_hidden_layers} layer{'s' if config.num_hidden_layers != 1 else ''}"
+    )
     widths = f"widths {', '.join(map(str, config.kernel_sizes))} x {config.num_filters} filters"
     head = {
         "windows": f"A convolution ({widths}) over the states",
