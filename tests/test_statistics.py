@@ -446,6 +446,7 @@ def test_frontier_is_never_empty_and_beats_the_rest(points: list[tuple[int, int]
 def test_time_to_by_hand() -> None:
     progress = [(1, 10.0, 0.5), (2, 20.0, 0.895), (3, 30.0, 0.9), (4, 40.0, 0.88)]
     assert time_to(progress) == (2, 20.0)
-    assert time_to(progress, share=1.0) == (3, 30.0)
+    assert time_to(progress[:3], share=1.0) == (3, 30.0)
+    assert time_to([*progress, (5, 50.0, 0.99)]) == (5, 50.0)
     assert time_to(progress, share=0.5) == (1, 10.0)
     assert time_to([]) is None

@@ -61,7 +61,7 @@ class Row:
         calibration_error: On test.
         dev_accuracy: What choices are made on.
         cost: By the names of a line of ``results.jsonl``.
-        epochs: Until 99 % of the best dev score.
+        epochs: Until 99 % of the final dev score.
         seconds: Until then.
         whole: Whether it is tested on the same texts as the most systems are.
         best: Whether it is the best of these on dev.

@@ -249,13 +249,13 @@ def frontier(costs: Sequence[float], scores: Sequence[float]) -> list[bool]:
 
 
 def time_to(progress: Sequence[tuple[float, float, float]], *, share: float = 0.99) -> tuple[float, float] | None:
-    """Return (epochs, seconds) after which training had a share of its best dev score; None if it had no epochs.
+    """Return (epochs, seconds) after which training had a share of its final dev score; None if it had no epochs.
 
     ``progress`` has (epoch, seconds since the start, dev score >= 0) of each epoch, in order.
     """
     if not progress:
         return None
-    goal = share * max(dev for _, _, dev in progress)
+    goal = share * progress[-1][2]
     return next((epoch, seconds) for epoch, seconds, dev in progress if dev >= goal)
 
 

@@ -121,7 +121,12 @@ def load_rows(source: str, settings: DataSettings) -> dict[str, list[Row]]:
 
 
 def load_splits(
-    source: str, settings: DataSettings, *, dev: str | None = None, test: str | None = None, seed: int = 0
+    source: str,
+    settings: DataSettings = DataSettings(),  # noqa: B008  # frozen
+    *,
+    dev: str | None = None,
+    test: str | None = None,
+    seed: int = 0,
 ) -> Splits:
     """Read labelled texts and divide them for training.
 
