@@ -524,7 +524,7 @@ def test_what_the_system_refuses_is_told(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("bertcnn.inference.certificate.write_certificate", refuse)
     done = call("check", folder)
     assert done.code == 2
-    assert "The system refuses: [Errno 13] Permission denied: '/secret/README.md.draft'" in done.err
+    assert "Cannot read or write: [Errno 13] Permission denied: '/secret/README.md.draft'" in done.err
 
 
 def test_nothing_to_resume(csv_file: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -217,7 +218,7 @@ def test_auto_takes_the_fastest_that_is_there(own: Path, monkeypatch: pytest.Mon
     assert Predictor.load(own, device="cpu").backend.name == "torch"
     (own / FILES["onnx-int8"]).unlink()
     assert Predictor.load(own).backend.name == "onnx"
-    monkeypatch.setattr("bertcnn.inference.predictor.find_spec", lambda name: None)
+    monkeypatch.setattr(predictor_module, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name))
     assert Predictor.load(own).backend.name == "torch"
 
 

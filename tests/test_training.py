@@ -312,13 +312,16 @@ def test_a_stopped_run_is_resumed_to_the_same_weights(
 
 @pytest.mark.parametrize("number", Interruption.SIGNALS)
 def test_whatever_stops_a_run_is_noted_once_and_obeyed_twice(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with Interruption() as interruption:
-        signal.raise_signal(number)
-        assert interruption.wanted
-        with pytest.raises(KeyboardInterrupt):
+    outside = signal.signal(number, signal.default_int_handler)  # under nohup it is ignored, and would stay so
+    try:
+        with Interruption() as interruption:
             signal.raise_signal(number)
-    assert signal.getsignal(number) is before
+            assert interruption.wanted
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, outside)
 
 
 @pytest.mark.parametrize("patience", [9, 0])
