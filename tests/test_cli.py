@@ -149,7 +149,7 @@ def test_predict_keeps_rows_and_adds_columns(folder: Path, tmp_path: Path, endin
 
 
 def test_predict_keeps_the_order_of_many_rows(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bertcnn.apps.cli.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("bertcnn.inference.predictor.TEXTS_AT_ONCE", 7)
     texts, _ = make_texts(50, seed=11)
     texts = [text * (1 + i % 3 * 5) for i, text in enumerate(texts)] * 2
     write_rows(tmp_path / "new.csv", [{"text": text} for text in texts])

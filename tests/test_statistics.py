@@ -14,18 +14,15 @@ from sklearn import metrics as theirs
 from bertcnn.errors import StudyError
 from bertcnn.inference.metrics import calibration_error
 from bertcnn.study import statistics
+from bertcnn.study.curves import data_needed, frontier, reliability, time_to
 from bertcnn.study.statistics import (
     CROSSED,
     MCNEMAR,
     Outcomes,
     accuracy,
     compare,
-    data_needed,
-    frontier,
     holm,
     macro_f1,
-    reliability,
-    time_to,
 )
 
 SIZES = [(1, 0.0), (2, 0.2), (3, 0.2), pytest.param(5, 0.2, marks=pytest.mark.slow)]

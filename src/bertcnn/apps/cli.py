@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
 )
-ROWS_AT_ONCE = 4096
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -276,10 +275,10 @@ def _scored(
     """Yield rows with their predictions, and count as they come."""
     from bertcnn.inference.prediction import with_answer
 
-    kept, ahead = tee(rows)
-    for row, prediction in zip(kept, predictor.stream(map(text_of, ahead)), strict=True):
+    kept, ahead = tee((row, text_of(row)) for row in rows)
+    for (row, text), prediction in zip(kept, predictor.stream(text for _, text in ahead), strict=True):
         counts.labels[prediction.label or "(none)"] += 1
-        counts.empty += not text_of(row).strip()
+        counts.empty += not text.strip()
         yield with_answer(row, prediction.to_dict())
 
 

@@ -113,18 +113,21 @@ def check(
         checks = certify(model, texts)
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in checks], indent=1))
-        write_certificate(model, checks)
-        _refuse_apart(checks)
-        return
+    else:
+        out.print(_checks_table(model, checks))
+    write_certificate(model, checks)
+    if not as_json:
+        out.print(f"Written into [bold]{escape(str(model / 'README.md'))}[/].", highlight=False)
+    _refuse_apart(checks)
+
+
+def _checks_table(model: Path, checks: "list[Check]") -> Table:
     table = Table(title=f"{escape(str(model))}: {checks[0].texts:,} texts", title_justify="left", show_edge=False)
     for name in ("backend", "texts put to it", "largest difference", "other answers"):
         table.add_column(name, justify="left" if name in {"backend", "texts put to it"} else "right")
     for one in checks:
         table.add_row(one.backend, one.way, f"{one.difference:.1e}", str(one.flips))
-    out.print(table)
-    write_certificate(model, checks)
-    out.print(f"Written into [bold]{escape(str(model / 'README.md'))}[/].", highlight=False)
-    _refuse_apart(checks)
+    return table
 
 
 def _refuse_apart(checks: "list[Check]") -> None:

@@ -131,7 +131,7 @@ class _Proof:
 
     def some(self, most: int) -> list[str]:
         """Return texts from all over, and the golden ones, which are short and odd."""
-        return [*self.texts[:: max(1, -(-len(self.texts) // most))], *TEXTS]
+        return list(dict.fromkeys([*self.texts[:: max(1, -(-len(self.texts) // most))], *TEXTS]))
 
     def check(self, other: Predictor, draft: Path, folder: Path) -> Exported:
         """Compare another runner with torch.

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bertcnn.study.behaviour import Tally
+from bertcnn.study.curves import data_needed
 from bertcnn.study.evidence import FULL, Example, Pooled, Result, Study
-from bertcnn.study.statistics import Outcomes, data_needed
+from bertcnn.study.statistics import Outcomes
 from bertcnn.study.verdict import Answer
 
 EXAMPLES = 6  # shown each way

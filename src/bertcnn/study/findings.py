@@ -12,6 +12,7 @@ from typing import Any
 from bertcnn.errors import StudyError
 from bertcnn.inference.metrics import Estimate
 from bertcnn.study.behaviour import Tally
+from bertcnn.study.curves import frontier, reliability, time_to
 from bertcnn.study.details import (
     Contrast,
     Curve,
@@ -36,7 +37,7 @@ from bertcnn.study.making import (
     warnings_of,
 )
 from bertcnn.study.questions import BEST_TWO, QUESTIONS
-from bertcnn.study.statistics import Outcomes, accuracy, compare, frontier, macro_f1, reliability, time_to
+from bertcnn.study.statistics import Outcomes, accuracy, compare, macro_f1
 from bertcnn.study.systems import ladder_place, system
 from bertcnn.study.verdict import Answer, answer, contradictions, judge, over_data, part_of, sides
 

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from bertcnn.errors import SettingsError
 from bertcnn.settings import Settings, change, read_toml
+from bertcnn.text.write_table import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,10 +170,10 @@ def make_plan(values: dict[str, Any], *, where: str = "The study") -> Plan:
 
 
 def write_plan(plan: Plan, file: str | Path) -> None:
-    """Write a plan as :func:`read_plan` reads it."""
+    """Write a plan as :func:`read_plan` reads it; the file appears when it is whole."""
     values = asdict(plan)
     tables = {name: values.pop(name) for name in ("data", "model", "training", "settings")}
-    Path(file).write_text(tomli_w.dumps({"study": values, **tables}), "utf-8")
+    write_whole(Path(file), tomli_w.dumps({"study": values, **tables}))
 
 
 def with_dropped(plan: Plan, before: Plan) -> Plan:

@@ -180,9 +180,7 @@ def _claimed(plan: Plan, folder: Path, tables: dict[str, Table]) -> Iterator[Non
             plan = with_dropped(plan, before)
         for name, table in tables.items():
             _fingerprint_file(folder, name).write_text(_content(table), "utf-8")
-        draft = folder / "plan.draft.toml"
-        write_plan(plan, draft)
-        draft.rename(note)
+        write_plan(plan, note)
         yield
 
 

@@ -209,7 +209,7 @@ def over_data(answers: Sequence[Answer], margin: float | None = None) -> str:
     if margin is not None:
         held = ", ".join(one.data for one in answers if one.difference.low > -margin) or "none"
         whole = "so it is" if mean.low > -margin else "that is not shown"
-        average += f" At most {_most(margin)} worse by their intervals: {held}; for the mean {whole}."
+        average += f" At most {_in_points(margin)} worse by their intervals: {held}; for the mean {whole}."
     better = [one.data for one in answers if one.shown and one.difference.value > 0]
     worse = [one.data for one in answers if one.shown and one.difference.value < 0]
     open_ = [one.data for one in answers if one.data not in (*better, *worse)]
@@ -266,14 +266,14 @@ def _why_not(found: Answer) -> str:
 
 def _no_worse(found: Answer, margin: float) -> str:
     """Say whether the interval excludes that the left side is worse by more than a margin."""
-    most = _most(margin)
+    most = _in_points(margin)
     if found.difference.low > -margin:
         return f" By the interval, which is not corrected, it is at most {most} worse."
     worst = _points(-100 * found.difference.low)
     return f" That it is at most {most} worse is not shown: by the interval it may cost {worst} points."
 
 
-def _most(margin: float) -> str:
+def _in_points(margin: float) -> str:
     return f"{100 * margin:g} point" + ("" if margin == 0.01 else "s")
 
 
