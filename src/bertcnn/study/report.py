@@ -123,7 +123,7 @@ def _sections(report: Report) -> Iterable[Section]:
 _ON_SCORES = (
     "Test accuracy and macro-F1 in percent with 95 % intervals over texts, and over seeds where there are several: "
     "with one seed, another may give another result. The other figures are means, costs medians over runs, peak "
-    "memory the greatest, of a process that has torch loaded. 99 % are of the final dev score."
+    "memory the greatest, of a process that has torch loaded. 99 %: of the final dev score."
 )
 _ON_CURVES = (
     "Accuracy on test by the number of training texts, means over runs; and how many texts a system needs to reach "
