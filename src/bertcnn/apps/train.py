@@ -39,7 +39,8 @@ def _train_signature() -> inspect.Signature:
         shown = ",".join(map(str, one.default)) if isinstance(one.default, tuple) else one.default
         option = typer.Option(
             help=one.metadata["help"] + (rf" \[default: {shown}]" if shown != "" else ""),
-            rich_help_panel=f"Settings: {section}",
+            # Switches apart: the column of their second names would squeeze all others.
+            rich_help_panel=f"Settings: {section}{', on or off' if one.type is bool else ''}",
             show_default=False,
         )
         hint = {bool: Optional[bool], int: Optional[int], float: Optional[float]}.get(
