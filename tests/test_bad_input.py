@@ -260,6 +260,8 @@ def test_wrong_values_are_all_named() -> None:
     assert "'frozen'" in str(caught.value)
     with pytest.raises(SettingsError, match="more than 0"):
         change(Settings(), {"head_learning_rate": float("nan")})
+    with pytest.raises(SettingsError, match="a finite number"):
+        change(Settings(), {"encoder_learning_rate": float("inf")})
 
 
 @pytest.mark.parametrize("content", [b"[data\n", b"text = ", b"\xff\xfe"])

@@ -5,6 +5,7 @@ estimator's parameters come from the same lines. A TOML file has the sections ``
 ``[model]`` and ``[training]``; ``run.toml`` of a saved model is one.
 """
 
+import math
 import tomllib
 from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
@@ -316,4 +317,8 @@ def _out_of_range(settings: Settings) -> list[str]:
         ),
     }
     rules += [(n, getattr(s, n), getattr(s, n) > 0, "more than 0") for s, names in positive.items() for n in names]
+    floats = [
+        (one.name, getattr(s, one.name)) for s in (data, model, training) for one in fields(s) if one.type is float
+    ]
+    rules += [(name, value, value < math.inf, "a finite number") for name, value in floats]
     return [f"Setting {name!r} is {value!r}, expected {wanted}." for name, value, holds, wanted in rules if not holds]
