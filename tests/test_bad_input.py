@@ -29,6 +29,7 @@ from bertcnn import (
     save,
     train,
 )
+from bertcnn.apps import show
 from bertcnn.network.encoder import load_encoder, load_tokenizer
 from bertcnn.network.folder import WEIGHTS
 from bertcnn.settings import change, read_settings
@@ -111,7 +112,15 @@ BAD_FILES: list[tuple[str, str, bytes | Callable[[Path], bytes], str]] = [
     ("a number of JSON", "t.jsonl", b'{"text": "a"}\n3\n', "line 2 is a int, expected an object"),
     ("deep JSON", "t.jsonl", b"[" * 100_000 + b"\n", "line 1 is not JSON"),
     ("a csv by the name of jsonl", "t.jsonl", b"text,label\n", "line 1 is not JSON"),
-    ("another ending", "t.xlsx", b"PK", r"ends in '\.xlsx', expected one of \.csv, \.tsv, \.jsonl, \.parquet"),
+    ("a spreadsheet", "t.xlsx", b"PK", r"'\.xlsx', expected one of \.csv, \.tsv, .*\. Save it as csv \(UTF-8\)"),
+    ("a packed file", "t.csv.gz", b"\x1f\x8b", r"ends in '\.gz', expected one of .*\. Unpack it first\."),
+    ("lines by the name of json", "t.json", b'{"text": "a"}\n{"text": "b"}\n', r"let it end in \.jsonl"),
+    ("a cut-off json", "t.json", b'[{"text": "a"}', r"is not JSON .*cut off\?"),
+    ("an object of json", "t.json", b'{"text": "a"}', "is a dict, expected an array of objects"),
+    ("an array of no objects", "t.json", b'[{"text": "a", "label": "b"}, 3]', "item 2 is a int, expected an object"),
+    ("lines without labels", "t.txt", b"I liked it\n", "has no column 'label'"),
+    ("a line without a label", "t.txt", b"__label__a I liked it\nNot I\n", "line 2 has no label, and its first line"),
+    ("a line with a label", "t.txt", b"Not I\n__label__a I did\n", r"line 2 has a label \('a'\), and its first line"),
     ("no ending", "t", b"text\n", "ends in 'nothing', expected"),
     ("no label", "t.csv", b"text,label\na,b\nc,\nd, \n", r"no label in row 2, 3 \(column 'label'\)"),
     ("one label", "t.csv", b"text,label\n" + b"".join(b"text %d,good\n" % i for i in range(50)),
@@ -623,6 +632,15 @@ def test_hard_texts_are_learned_and_counted(tiny: str, csv_file: Path, tmp_path:
     assert f"{duplicates} duplicate texts" in said
     assert "labels that differ in capitals alone: 'positive' and 'Positive'." in said
     assert "2 long texts were cut to 40 pieces in training" in said
+    assert "look like lists" not in said
+
+
+def test_labels_that_look_like_lists_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    train = Examples(["a", "b", "c", "d"], ["food|service", "food", "service", "food"], "made up")
+    show.say_findings(show.err, Splits(train, train.pick([1, 2], "dev")))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "labels look like lists of labels, such as 'food|service'" in said
+    assert "give --separator '|'" in said
 
 
 def read_to_the_end(folder: Path, characters: int) -> None:

@@ -87,6 +87,19 @@ def test_jsonl_keeps_every_text_and_list(tmp_path: Path, text: str, lists: list[
     assert list(read_rows(file)) == rows
 
 
+def test_json_and_lines_are_read(tmp_path: Path) -> None:
+    rows = [{"text": "two\nlines", "label": ["a", "b"]}, {"text": "é", "label": []}]
+    (tmp_path / "t.json").write_text("\ufeff" + json.dumps(rows, indent=1), "utf-8")
+    assert list(read_rows(tmp_path / "t.json")) == rows
+    (tmp_path / "plain.txt").write_bytes("\ufeffone, \"text\"\r\n\nthe label __label__a\n".encode())
+    assert [row["text"] for row in read_rows(tmp_path / "plain.txt")] == ['one, "text"', "", "the label __label__a"]
+    (tmp_path / "fast.txt").write_text("__label__a __label__b I liked it\n__label__b\n", "utf-8")
+    columns = DataSettings(separator="|")
+    found = load_examples(str(tmp_path / "fast.txt"), columns)["train"]
+    assert found.texts == ["I liked it", ""]
+    assert found.labels == [("a", "b"), ("b",)]
+
+
 def test_parquet_keeps_kinds(tmp_path: Path) -> None:
     rows = [{"text": "a", "n": 1, "x": 0.5, "labels": ["p", "q"]}, {"text": None, "n": 2, "x": None, "labels": []}]
     write_rows(tmp_path / "t.parquet", rows)

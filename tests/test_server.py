@@ -330,6 +330,9 @@ def test_the_key(folder: Path) -> None:
         for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"):
             assert client.get(path).status_code == 200
         assert client.get("/openapi.json").json()["security"] == [{"key": []}]
+        counts = client.get("/metrics", headers={"x-api-key": "open sesame"}).text
+        for route in ("/v1/predict", "/v1/models", "/v2/models/{name}"):  # refused at the door, and still known by name
+            assert re.search(rf'bertcnn_requests_total{{route="{re.escape(route)}",status="401"}} [1-9]', counts)
     assert "sesame" not in repr(ServerSettings(model=folder, api_key="open sesame"))
 
 
@@ -844,6 +847,22 @@ def test_whoever_sends_no_request_is_sent_away(folder: Path) -> None:
             assert answers.startswith(b"HTTP/1.1 200")
             assert b"HTTP/1.1 408" in answers
         assert time.monotonic() - begun < 5
+
+
+def test_a_connection_lies_idle_for_as_long_as_a_proxy_keeps_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert connections.IDLE_SECONDS > 60
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 2.0)
+    with listening(ServerSettings(model=folder, timeout_seconds=0.5)) as (_, _, port), raw(port) as connection:
+        for _ in range(3):
+            connection.sendall(GET + b"\r\n")
+            time.sleep(1.0)  # longer than a request may take
+            assert connection.recv(10_000).count(b"HTTP/1.1 200") == 1
+        begun = time.monotonic()
+        connection.sendall(b"\r\n")  # no request, and no new beginning
+        assert said(connection) == b""
+        assert time.monotonic() - begun < 3
 
 
 def test_connections_have_a_number(

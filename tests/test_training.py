@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from bertcnn import DataError, Predictor, Settings, SettingsError, TrainingError, save, train
 from bertcnn.apps.cli import app
+from bertcnn.inference.metrics import chance
 from bertcnn.network import model
 from bertcnn.settings import change, read_settings
 from bertcnn.text.dataset import Examples, Splits
@@ -25,7 +27,7 @@ from bertcnn.text.labels import Labels
 from bertcnn.training import stage
 from bertcnn.training import train as training
 from bertcnn.training.build import _class_weights, build_model
-from bertcnn.training.callbacks import COLLAPSED, VANISHED, Interruption, Watchdog
+from bertcnn.training.callbacks import Interruption, Watchdog
 from bertcnn.training.stage import make_optimizer
 from tests.conftest import BAD, GOOD, OTHER, make_texts, warm_command
 
@@ -174,7 +176,7 @@ def test_learning_rates_by_group(quick: Settings, splits: Splits) -> None:
 def test_a_collapsed_run_says_so(splits: Splits, quick: Settings) -> None:
     values = {"method": "finetune", "encoder_learning_rate": 1e-12, "head_learning_rate": 1e-12, "epochs": 1}
     trained = train(splits, change(quick, values))
-    said = [w for w in trained.warnings if COLLAPSED in w]
+    said = [w for w in trained.warnings if "every dev text the same answer" in w]
     (commonest,) = (h["eval_commonest_answer"] for h in trained.history if "eval_commonest_answer" in h)
     assert bool(said) == (commonest == 1.0)
     watchdog = Watchdog("finetune")
@@ -185,7 +187,39 @@ def test_a_collapsed_run_says_so(splits: Splits, quick: Settings) -> None:
     assert watchdog.warnings == []  # it recovered
     watchdog.on_evaluate(arguments, state, control, metrics={"eval_commonest_answer": 1.0})
     watchdog.on_train_end(arguments, state, control)
-    assert watchdog.warnings == [f"finetune {COLLAPSED}"]
+    (told,) = watchdog.warnings
+    assert told.startswith("finetune gives every dev text the same answer")
+    assert "--encoder-learning-rate" in told
+    assert "(--epochs)" in told
+
+
+def test_a_model_that_learned_nothing_says_so(splits: Splits, quick: Settings) -> None:
+    def train_on(labels: Sequence[str]) -> list[str]:
+        dev = Examples(splits.dev.texts, labels[: len(splits.dev)], "dev")
+        return [one for one in train(Splits(splits.train, dev, None), quick).warnings if "anything was learned" in one]
+
+    assert not train_on(splits.dev.labels)
+    (told,) = train_on(sorted(splits.dev.labels))
+    assert "% would be if the answers had nothing to do with the labels" in told
+
+
+def test_agreement_by_chance_holds_its_level_and_sees_what_is_there() -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(200):  # nothing learned: labels out of balance, answers that lean the same way
+        truth, answers = rng.binomial(1, 0.9, 60), rng.binomial(1, 0.8, 60)
+        by_chance, p = chance(truth, answers)
+        expected = truth.mean() * answers.mean() + (1 - truth.mean()) * (1 - answers.mean())
+        assert by_chance == pytest.approx(expected, abs=0.02)
+        found.append(p <= 0.05)
+    assert 0.0 <= np.mean(found) <= 0.09
+    truth = np.arange(300) % 50  # of many labels a fifth is right, which is ten times as much as chance
+    answers = np.where(rng.random(300) < 0.2, truth, rng.integers(0, 50, 300))
+    assert chance(truth, answers)[1] == 0.001
+    many = rng.binomial(1, 0.1, (80, 6))
+    assert chance(many, many)[1] == 0.001
+    assert chance(many, np.roll(many, 1, axis=0))[1] > 0.05
+    assert chance(np.array([1]), np.array([1])) == (1.0, 1.0)  # one text tells nothing
 
 
 def test_vanishing_gradients_and_infinite_losses_are_told() -> None:
@@ -195,7 +229,9 @@ def test_vanishing_gradients_and_infinite_losses_are_told() -> None:
         watchdog.on_log(arguments, state, control, logs={"loss": 0.7, "grad_norm": norm})
     assert watchdog.warnings == []
     watchdog.on_log(arguments, state, control, logs={"loss": 0.7, "grad_norm": 1e-9})
-    assert watchdog.warnings == [f"head {VANISHED}"]
+    (told,) = watchdog.warnings
+    assert told.startswith("head has gradients of almost zero")
+    assert "lower --head-learning-rate" in told
     with pytest.raises(TrainingError, match="loss of head is nan"):
         watchdog.on_log(arguments, state, control, logs={"loss": float("nan")})
     with pytest.raises(TrainingError, match="gradient's norm of head is nan"):

@@ -17,6 +17,10 @@ MOST_HEAD_BYTES = 1 << 16
 MOST_CONNECTIONS = 4096
 """Of a process at once, where it may open so many files; else three quarters of those that it may open."""
 
+IDLE_SECONDS = 75.0
+"""How long a connection may lie between two requests: longer than the 60 s that proxies commonly keep theirs, or they
+would now and then send a request into one that is just being closed, and answer 502."""
+
 LINGER_SECONDS = 1.0
 """How long is listened to who is told that his headers are too long."""
 
@@ -31,7 +35,7 @@ class Connection(HttpToolsProtocol):
 
     Args:
         args: uvicorn's.
-        seconds: How long a head may take, from the connection's begin or the last answer.
+        seconds: How long a head may take, from its first byte; that of the first from the connection's begin.
         kwargs: uvicorn's.
     """
 
@@ -40,6 +44,7 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *args: Any, seconds: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._seconds = seconds
+        self.timeout_keep_alive = IDLE_SECONDS + 1  # uvicorn's own timer, which any byte would end
         self._loose = 0  # bytes since the last that were a whole head, or of a body
         self._is_in_head = self._is_over = False
         self._timer: asyncio.TimerHandle | None = None
@@ -50,7 +55,7 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) > most_connections():
             self._warn()
             self._end(503, "Too many connections. Try again in 1 s.")
-        self._wait()
+        self._wait(self._seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
@@ -72,6 +77,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a head."""
         self._is_in_head = True
+        self._wait(self._seconds)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -91,10 +97,10 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Give the next head its time."""
+        """Wait for the next request, or what has come of it."""
         super().on_response_complete()
         if not self.pipeline:
-            self._wait()
+            self._wait(self._seconds if self._is_in_head else IDLE_SECONDS)
 
     def shutdown(self) -> None:
         """End at once what has not come whole; what has is answered."""
@@ -106,9 +112,9 @@ class Connection(HttpToolsProtocol):
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: any client can ask for another protocol, and is answered in this one."""
 
-    def _wait(self) -> None:
+    def _wait(self, seconds: float) -> None:
         self._stop_waiting()
-        self._timer = self.loop.call_later(self._seconds, self._late)
+        self._timer = self.loop.call_later(seconds, self._late)
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:

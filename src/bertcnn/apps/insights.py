@@ -40,7 +40,10 @@ TABLES = ("phrases.csv", "filters.csv", "texts.csv", "groups.csv")
 def insights(
     model: Model,
     source: Annotated[
-        str, typer.Argument(help="A .csv, .tsv, .jsonl or .parquet file; builtin:reviews; hf:owner/name; '-': lines.")
+        str,
+        typer.Argument(
+            help="A .csv, .tsv, .json, .jsonl, .parquet or .txt file; builtin:reviews; hf:owner/name; '-': lines."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for insights.html and the tables.")] = Path("insights"),
     text: Text = None,

@@ -12,6 +12,7 @@ from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bertcnn.apps.limits import ServerSettings, is_loopback
@@ -211,8 +212,7 @@ class Guard:
 
     def _count(self, scope: Scope, visit: _Visit) -> None:
         seconds = perf_counter() - visit.began
-        # The template of the route, never the path: that is the client's, and may hold anything.
-        route = getattr(scope.get("route"), "path", "other")
+        route = _route_of(scope)
         self.metrics.requests.labels(route, visit.status).inc()
         self.metrics.seconds.labels(route).observe(seconds)
         if log.isEnabledFor(logging.INFO):
@@ -224,6 +224,15 @@ class Guard:
                 "bytes": visit.size,
             }
             log.info("request", extra={"fields": fields})
+
+
+def _route_of(scope: Scope) -> str:
+    """Return the template of the route, never the path: that is the client's, and may hold anything."""
+    route = scope.get("route")
+    if route is None:  # it was refused at the door
+        known = (one for one in scope["app"].routes if one.matches(scope)[0] is not Match.NONE)
+        route = next(known, None)
+    return str(getattr(route, "path", "other"))
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})

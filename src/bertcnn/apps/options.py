@@ -20,7 +20,9 @@ CLOSED = 141
 """Exit codes of what a signal ended, as shells have them: SIGINT, SIGPIPE."""
 
 Model = Annotated[Path, typer.Argument(help="Folder that `bertcnn train` wrote.")]
-Source = Annotated[str, typer.Argument(help="A .csv, .tsv, .jsonl or .parquet file; '-': lines from stdin.")]
+Source = Annotated[
+    str, typer.Argument(help="A .csv, .tsv, .json, .jsonl, .parquet or .txt file; '-': lines from stdin.")
+]
 Labelled = Annotated[str, typer.Argument(help="Labelled texts: a file, builtin:reviews, or hf:owner/name.")]
 Text = Annotated[
     Optional[str], typer.Option(help="Column with the texts; default: as in training, or 'text'.", show_default=False)

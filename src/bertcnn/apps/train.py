@@ -62,7 +62,8 @@ def train(
 ) -> None:
     """Train a classifier on labelled texts, and write its folder.
 
-    SOURCE is a .csv, .tsv, .jsonl or .parquet file, `builtin:reviews`, or `hf:owner/name` (or `hf:folder`).
+    SOURCE is a .csv, .tsv, .json, .jsonl, .parquet or .txt (as for fastText) file, `builtin:reviews`, or
+    `hf:owner/name` (or `hf:folder`).
 
     Examples:
     `bertcnn train reviews.csv --text review --label sentiment --output models/reviews`

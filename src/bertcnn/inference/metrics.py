@@ -23,6 +23,9 @@ RESAMPLES = 1000
 NORMAL = 1.959964
 """Of the standard normal distribution: 95 % lie within so much of 0."""
 
+DEALT_TEXTS = 2000
+"""Most texts whose answers are dealt out anew: more tell no more."""
+
 BINS = 15
 
 
@@ -180,6 +183,31 @@ def _counts(truth: Truth, answers: Truth, labels: int) -> tuple[Counts, Counts, 
         return ((truth > 0.5) & (answers > 0.5)).sum(0), answers.sum(0), truth.sum(0)
     hits = np.bincount(truth[truth == answers], minlength=labels)
     return hits, np.bincount(answers, minlength=labels), np.bincount(truth, minlength=labels)
+
+
+def chance(truth: Truth, answers: Truth, *, seed: int = 0) -> tuple[float, float]:
+    """Return how much answers would agree with the truth if they had nothing to do with it, and how likely that is.
+
+    The answers are dealt out to the texts anew, many times; so neither labels out of balance nor a leaning of the
+    answers passes for agreement.
+
+    Args:
+        truth: Of at least one text; see the module.
+        answers: Alike.
+        seed: Of the dealing.
+
+    Returns:
+        The mean share that agrees by chance, and the p-value: how often it is as great as the true one.
+
+    Source:
+        Ojala and Garriga (2010), "Permutation Tests for Studying Classifier Performance", test 1, over answers.
+    """
+    rng = np.random.default_rng(seed)
+    some = rng.permutation(len(truth))[:DEALT_TEXTS]
+    truth, answers = truth[some], answers[some]
+    dealt = np.array([(truth == answers[rng.permutation(len(truth))]).mean() for _ in range(RESAMPLES - 1)])
+    as_great = int((dealt >= (truth == answers).mean() - 1e-12).sum())
+    return float(dealt.mean()), (as_great + 1) / RESAMPLES
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

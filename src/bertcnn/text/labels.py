@@ -14,6 +14,24 @@ Label = str | tuple[str, ...]
 """The truth about a text: a name, or, where a text can have many, a tuple of names."""
 
 
+SEPARATORS = ("|", ";", ",")
+"""What people put between the labels of a text."""
+
+
+def likely_separator(names: Sequence[str]) -> str:
+    """Return what seems to stand between labels, where names look like lists of others; else nothing.
+
+    >>> likely_separator(["food|service", "food", "service|price", "price"]), likely_separator(["food, drink", "tools"])
+    ('|', '')
+    """
+    for mark in SEPARATORS:
+        times = Counter(part.strip() for name in names for part in set(name.split(mark)))
+        parts = {part.strip() for name in names if mark in name for part in name.split(mark)}
+        if len(parts) > 1 and sum(times[part] > 1 for part in parts) * 2 > len(parts):
+            return mark
+    return ""
+
+
 def names_in(label: Label) -> tuple[str, ...]:
     """Return the names of a label: the one, or all."""
     return (label,) if isinstance(label, str) else label

@@ -1,6 +1,6 @@
-"""Read tables row by row: csv, tsv, jsonl and parquet, by a file's ending.
+"""Read tables row by row: csv, tsv, jsonl, parquet, json and plain lines, by a file's ending.
 
-Reading streams, so that memory does not grow with the number of rows.
+Reading streams, so that memory does not grow with the number of rows; but a json file is one value, and read whole.
 """
 
 import codecs
@@ -21,6 +21,16 @@ Row = dict[str, Any]
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
+"""Of what is read and written."""
+
+READABLE = (*ENDINGS, ".json", ".txt")
+ADVICE = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "Save it as csv (UTF-8) in your spreadsheet program."),
+    **dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst"), "Unpack it first."),
+}
+LABEL_MARK = "__label__"
+"""Before each label in fastText's files: ``__label__positive I liked it``."""
+
 ROWS_AT_ONCE = 4096
 LONGEST_SHOWN = 60
 """Of what was given for a file and is none."""
@@ -33,7 +43,8 @@ def read_rows(file: str | Path, *, encoding: str = "utf-8", delimiter: str = "")
     r"""Read a table, a dict a row.
 
     Args:
-        file: Ends in .csv, .tsv, .jsonl or .parquet.
+        file: Ends in .csv, .tsv, .jsonl or .parquet; in .json, an array of objects; or in .txt, a text a line, and
+            where it begins with labels as fastText marks them, those, joined by ``|``, as ``label``.
         encoding: Of the text formats. A byte-order mark is no part of the text.
         delimiter: Between csv columns, one character or ``\t``; empty: ``,``, and for tsv a tab.
 
@@ -43,14 +54,19 @@ def read_rows(file: str | Path, *, encoding: str = "utf-8", delimiter: str = "")
     path = Path(file)
     ending = path.suffix.lower()
     _check_is_file(file)
-    if ending not in ENDINGS:
-        raise DataError(f"{path} ends in {ending or 'nothing'!r}, expected one of {', '.join(ENDINGS)}.")
+    if ending not in READABLE:
+        advice = f" {ADVICE[ending]}" if ending in ADVICE else ""
+        raise DataError(f"{path} ends in {ending or 'nothing'!r}, expected one of {', '.join(READABLE)}.{advice}")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty. Expected a table with a text in each row.")
     if ending == ".parquet":
         rows = _read_parquet(path)
     elif ending == ".jsonl":
         rows = _read_jsonl(path, encoding)
+    elif ending == ".json":
+        rows = _read_json(path, encoding)
+    elif ending == ".txt":
+        rows = _read_lines(path, encoding)
     else:
         rows = _read_separated(path, encoding, _one_character(delimiter) or DELIMITERS[ending])
     found = False
@@ -73,8 +89,8 @@ def _check_is_file(file: str | Path) -> None:
     if str(path).startswith(("http:/", "https:/")):
         raise DataError(f"{file} is an address, and nothing is fetched from the network. Download it first.")
     if os.path.isdir(path):  # noqa: PTH112
-        raise DataError(f"{path} is a folder. Expected a file that ends in one of {', '.join(ENDINGS)}.")
-    if " " in str(path) and path.suffix.lower() not in ENDINGS:
+        raise DataError(f"{path} is a folder. Expected a file that ends in one of {', '.join(READABLE)}.")
+    if " " in str(path) and path.suffix.lower() not in READABLE:
         shown = str(path) if len(str(path)) <= LONGEST_SHOWN else f"{str(path)[:LONGEST_SHOWN]}..."
         raise DataError(
             f"No file {shown!r}. If it is a text: echo {shlex.quote(shown)} | bertcnn predict MODEL (or explain)."
@@ -220,12 +236,45 @@ def _read_jsonl(path: Path, encoding: str) -> Iterator[Row]:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path} line {number} is not JSON ({error}). Is the file cut off?") from error
-            if not isinstance(row, dict):
+            yield _as_row(row, f"{path} line {number}")
+
+
+def _as_row(value: Any, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise DataError(
+            f'{where} is a {type(value).__name__}, expected an object such as {{"text": "...", "label": "..."}}.'
+        )
+    return value
+
+
+def _read_json(path: Path, encoding: str) -> Iterator[Row]:
+    with _open_text(path, encoding) as file:
+        try:
+            values = json.load(file)
+        except (ValueError, RecursionError) as error:
+            lines = " If it has an object a line, let it end in .jsonl." if "Extra data" in str(error) else ""
+            raise DataError(f"{path} is not JSON ({error}).{lines or ' Is the file cut off?'}") from error
+    if not isinstance(values, list):
+        raise DataError(f'{path} is a {type(values).__name__}, expected an array of objects: [{{"text": "..."}}, ...].')
+    for number, value in enumerate(values, start=1):
+        yield _as_row(value, f"{path} item {number}")
+
+
+def _read_lines(path: Path, encoding: str) -> Iterator[Row]:
+    with _open_text(path, encoding) as file:
+        is_labelled = False
+        for number, line in enumerate(_lines(file, path), start=1):
+            text, labels = line.rstrip("\r\n"), []
+            while text.startswith(LABEL_MARK):
+                label, _, text = text.removeprefix(LABEL_MARK).partition(" ")
+                labels.append(label)
+            is_labelled = is_labelled if number > 1 else bool(labels)
+            if is_labelled != bool(labels):
+                found, other = ("no label", "has") if is_labelled else (f"a label ({labels[0]!r})", "has none")
                 raise DataError(
-                    f"{path} line {number} is a {type(row).__name__}, expected an object such as "
-                    '{"text": "...", "label": "..."}.'
+                    f"{path} line {number} has {found}, and its first line {other}. Mark all lines, or none."
                 )
-            yield row
+            yield {"label": "|".join(labels), "text": text} if labels else {"text": text}
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:

@@ -4,6 +4,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from statistics import fmean
 from time import perf_counter
 from types import FrameType
 from typing import Any, Self
@@ -23,13 +24,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from bertcnn.errors import TrainingError
 
 COLLAPSED = (
-    "gives every dev text the same answer. Usual causes: a learning rate too high "
-    "(--encoder-learning-rate, try a third), too few steps (--epochs), labels out of balance "
-    "(--class-weights balanced), or labels that do not belong to their texts."
+    "{name} gives every dev text the same answer. Usual causes: labels out of balance (--class-weights balanced), a "
+    "learning rate too high ({rate}, try a third), too few steps ({epochs}), or labels that do not belong to their "
+    "texts."
 )
 VANISHED = (
-    "has gradients of almost zero. Usual causes: a learning rate that made the network saturate "
-    "(lower --encoder-learning-rate, raise --warmup), or all of it frozen."
+    "{name} has gradients of almost zero. Usual causes: a learning rate that made the network saturate (lower {rate}, "
+    "raise --warmup), or all of it frozen."
 )
 SMALLEST_GRADIENT = 1e-6
 
@@ -60,7 +61,7 @@ class ProgressBar(TrainerCallback):
             transient=True,
             disable=not console.is_terminal,
         )
-        self.loss, self.score = math.nan, math.nan
+        self.losses, self.score = list[float](), math.nan
         self.task: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -68,25 +69,32 @@ class ProgressBar(TrainerCallback):
         self.task = self.bar.add_task(self.name, total=state.max_steps, completed=state.global_step, said="")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        said = f"loss {self.loss:.3f}  {self.metric} {self.score:.3f}"
+        said = f"loss {self._loss():.3f}  {self.metric} {self.score:.3f}"
         self.bar.update(self.task, completed=state.global_step, said=said.replace("nan", "..."))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
-        self.loss = (logs or {}).get("loss", self.loss)
+        if "loss" in (logs or {}):
+            self.losses.append(logs["loss"])
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **_: Any
     ) -> None:
         self.score = (metrics or {}).get(f"eval_{self.metric}", self.score)
         self.console.print(
-            f"  {self.name} epoch {round(state.epoch or 0)}: loss {self.loss:.3f}, dev {self.metric} {self.score:.3f}",
+            f"  {self.name} epoch {round(state.epoch or 0)}: loss {self._loss():.3f}, "
+            f"dev {self.metric} {self.score:.3f}",
             highlight=False,
         )
+        self.losses.clear()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.stop()
+
+    def _loss(self) -> float:
+        """Return the mean since the last dev score: that of a few steps goes up and down."""
+        return fmean(self.losses) if self.losses else math.nan
 
 
 class Clock(TrainerCallback):
@@ -140,7 +148,9 @@ class Watchdog(TrainerCallback):
             self._say(COLLAPSED)
 
     def _say(self, what: str) -> None:
-        said = f"{self.name} {what}"
+        trained = "encoder" if self.name == "finetune" else "head"
+        epochs = "--epochs" if self.name == "finetune" else "--head-epochs"
+        said = what.format(name=self.name, rate=f"--{trained}-learning-rate", epochs=epochs)
         if said not in self.warnings:
             self.warnings.append(said)
 

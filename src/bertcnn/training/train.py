@@ -21,7 +21,7 @@ from transformers import set_seed
 
 from bertcnn.errors import DataError, TrainingError
 from bertcnn.inference.calibration import fit_temperature, fit_thresholds, probabilities_of
-from bertcnn.inference.metrics import Evaluation, Truth, evaluate
+from bertcnn.inference.metrics import Evaluation, Truth, chance, decide, evaluate
 from bertcnn.inference.predictor import Predictor
 from bertcnn.network.encoder import reads_padding
 from bertcnn.network.model import BertCNN
@@ -44,6 +44,9 @@ from bertcnn.training.stage import (
     run_stage,
     several_on_cpu,
 )
+
+SURE = 0.05
+"""Of a p-value: below it, something was learned."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,8 @@ def train(
     # The last layer was divided by the temperature, and so are its logits: dev need not be read again.
     table = probabilities_of(logits / temperature, many=predictor.is_multi_label)
     thresholds = predictor.backend.spec.thresholds
+    answers = decide(table, many=predictor.is_multi_label, thresholds=thresholds)
+    run.warnings += _said_if_unlearned(truths["dev"], answers)
     return Trained(
         predictor=predictor,
         settings=run.settings,
@@ -370,6 +375,21 @@ def _with_contrasts(splits: Splits, training: TrainingSettings) -> Splits:
     found = contrasts(splits.train, training.negation_contrasts, seed=training.seed)
     train = splits.train
     return replace(splits, train=Examples(train.texts + found.texts, train.labels + found.labels, train.source))
+
+
+def _said_if_unlearned(truth: Truth, answers: Truth) -> list[str]:
+    """Return a warning where the answers on dev may have nothing to do with the labels; else nothing."""
+    if len(np.unique(answers, axis=0)) == 1:
+        return []  # the watchdog says why that may be
+    by_chance, p = chance(truth, answers)
+    if p <= SURE:
+        return []
+    return [
+        f"It is not shown that anything was learned: of the {len(truth)} dev texts {np.mean(truth == answers):.0%} are "
+        f"answered as labelled, and {by_chance:.0%} would be if the answers had nothing to do with the labels "
+        f"(p = {p:.2f}). Give more texts to learn from and to choose on (--dev-fraction), and look whether labels "
+        "belong to their texts."
+    ]
 
 
 def _calibrate(predictor: Predictor, logits: npt.NDArray[np.float32], truth: Truth) -> float:
