@@ -271,6 +271,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "eurobert": {"num_key_value_heads": 2},
     "layoutlm": {},
 }
+OTHERS: dict[str, dict[str, Any]] = {
+    "nomic_bert": {},
+    "big_bird": {"block_size": 4, "num_random_blocks": 1},
+}
 
 
 @pytest.fixture(scope="session")
@@ -296,7 +300,7 @@ def make_family(tiny: str, pad_is_one: Path, tmp_path: Path) -> Callable[[str], 
     def make(family: str) -> Path:
         values = {
             "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64,
-            "max_position_embeddings": POSITIONS, "initializer_range": 0.2, "pad_token_id": 0, **FAMILIES[family],
+            "max_position_embeddings": POSITIONS, "initializer_range": 0.2, "pad_token_id": 0, **{**FAMILIES, **OTHERS}[family],
         }  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(pad_is_one if values["pad_token_id"] else tiny)
         torch.manual_seed(0)

@@ -551,3 +551,17 @@ def test_settings_round_trip(quick: bertcnn.Settings, tmp_path: Path) -> None:
 
     write_settings(quick, tmp_path / "run.toml")
     assert asdict(read_settings(tmp_path / "run.toml")) == asdict(quick)
+
+
+def test_a_row_of_json_without_the_text_is_an_empty_text(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "new.jsonl"
+    file.write_text('{"text": "a good film"}\n{"text": null}\n{"other": 1}\n', "utf-8")
+    done = call("predict", folder, file, "--json")
+    assert done.code == 0, done.err
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert rows[1]["probability_positive"] == rows[2]["probability_positive"]
+    assert "2 of them empty" in done.err
+    file.write_text('{"other": 1}\n{"text": "a good film"}\n', "utf-8")
+    done = call("predict", folder, file)
+    assert done.code == 2
+    assert "has no column 'text'" in done.err

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import LeaveOneOut, cross_val_predict
+from sklearn.preprocessing import StandardScaler
 from transformers import ModernBertConfig, ModernBertModel
 from typer.testing import CliRunner
 
@@ -22,9 +25,10 @@ from bertcnn.network.states import States, cached_states
 from bertcnn.settings import change, read_settings
 from bertcnn.text.dataset import Splits
 from bertcnn.text.tokens import Pieces, PieceTokenizer
+from bertcnn.training import depth as depths
 from bertcnn.training import depth_search as searching
 from bertcnn.training import pace as paces
-from bertcnn.training.depth import DepthCurve, Trial, choose
+from bertcnn.training.depth import DepthCurve, Gain, Trial, choose, right_answers
 from bertcnn.training.depth_search import DepthSearch, Scored, median_text
 from bertcnn.training.pace import Pace, latency_ms, pace_of
 from bertcnn.training.train import Trained
@@ -98,9 +102,11 @@ def search(tokenizer: PieceTokenizer, splits: Splits, tmp_path: Path) -> Callabl
         pieces = tokenizer([*splits.train.texts[:40], "", "the film was good " * 12])
         shop = Shop(encoder, tokenizer, pieces, tmp_path / "cache")
         settings = change(Settings(), {"encoder": encoder, "depth": "auto", "num_filters": 8, **changed})
-        text = splits.train.texts[0]
-        quiet = Console(quiet=True)
-        return shop, DepthSearch(shop, settings, tokenizer, pieces=pieces, dev_texts=100, text=text, console=quiet)
+        learned = np.arange(40), np.array([label == "positive" for label in splits.train.labels[:40]]).astype(int)
+        return shop, DepthSearch(
+            shop, settings, tokenizer, pieces=pieces, learned=learned, dev_texts=100, text=splits.train.texts[0],
+            console=Console(quiet=True),
+        )  # fmt: skip
 
     return search
 
@@ -207,14 +213,62 @@ def test_within_a_budget_the_best_score_is_taken_and_of_equals_the_quickest() ->
     ],
 )
 def test_half_is_taken_unless_all_are_better_by_a_standard_error(
-    tiny: str, search: Callable[..., tuple[Shop, DepthSearch]], half: float, every: float, depth: int
+    tiny: str,
+    search: Callable[..., tuple[Shop, DepthSearch]],
+    monkeypatch: pytest.MonkeyPatch,
+    half: float,
+    every: float,
+    depth: int,
 ) -> None:
+    monkeypatch.setattr(searching, "FEW_TEXTS", 100)  # so that they are no few
     shop, one = search(tiny, depth="half-or-all")
     shop.scores = {"depth-2-8": half, "depth-4-8": every}
     curve = one.run(shop.build(change(one.settings, {"depth": "all"})).config)
     assert [(trial.depth, trial.score) for trial in curve.trials] == [(2, half), (4, every)]
     assert curve.chosen.depth == depth
     assert shop.passes == 2
+
+
+def test_with_few_dev_texts_a_regression_on_all_texts_decides(
+    tiny: str, search: Callable[..., tuple[Shop, DepthSearch]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def of(half: float, every: float) -> DepthCurve:
+        shop, one = search(tiny, depth="half-or-all")
+        shop.scores = {"depth-2-8": half, "depth-4-8": every}
+        return one.run(shop.build(change(one.settings, {"depth": "all"})).config)
+
+    found, other = of(0.5, 0.9), of(0.9, 0.5)
+    assert found.gain is not None
+    assert found.gain.texts == 40
+    assert (found.gain, found.chosen.depth) == (other.gain, other.chosen.depth)  # dev does not count
+    right = iter([np.array([1.0, 0, 0, 1, 0, 1, 0, 0]), np.array([1.0, 1, 1, 1, 0, 1, 0, 1])])
+    monkeypatch.setattr(searching, "right_answers", lambda means, truth: next(right))
+    found = of(0.9, 0.5)
+    assert found.chosen.depth == 4
+    assert found.gain == Gain(8, 37.5, pytest.approx(100 * np.std([0, 1, 1, 0, 0, 0, 0, 1]) / np.sqrt(8)))
+    assert found.why.startswith("Depth 4 and not 2: by a regression on the means of their states, all layers add to half")
+    assert "+37.5 points, standard error 17.1, of 8 texts" in found.why
+    found.write(tmp_path / "depth.json")
+    assert DepthCurve.read(tmp_path / "depth.json") == found
+    right = iter([np.array([1.0, 0, 0, 0]), np.array([0.0, 1, 1, 0])])  # 25 points, and 41 their error
+    found = of(0.5, 0.9)
+    assert found.chosen.depth == 2
+    assert "all layers do not add to half" in found.why
+
+
+def test_a_regression_leaves_out_each_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 60)
+    means = np.eye(3)[truth] @ rng.normal(size=(3, 8)) + 0.8 * rng.normal(size=(60, 8))
+    scaled = StandardScaler().fit_transform(means)
+    wanted = cross_val_predict(Ridge(30.0), scaled, np.eye(3)[truth], cv=LeaveOneOut())
+    with monkeypatch.context() as patch:
+        patch.setattr(depths, "PENALTIES", [30.0])
+        np.testing.assert_array_equal(right_answers(means, truth), wanted.argmax(axis=1) == truth)
+    nothing = right_answers(rng.normal(size=(60, 200)), truth)  # as many weights as would learn any labels by heart
+    assert nothing.mean() < 0.55
+    many = np.stack([truth == 0, truth > 0], axis=1).astype(np.float32)
+    assert 0.7 < right_answers(means, many).mean() <= 1.0
 
 
 # ---- the run

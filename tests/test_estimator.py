@@ -1,5 +1,6 @@
 """scikit-learn's contract, written as tests (its own check_estimator knows no texts)."""
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import joblib  # noqa: TID251  # that users may; the package never does
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.sparse import csr_matrix
 from scipy.special import expit
 from sklearn.base import BaseEstimator, TransformerMixin, clone, is_classifier
@@ -409,3 +411,49 @@ def test_dumped_and_loaded_by_joblib(state: str, request: pytest.FixtureRequest,
     assert (again.decision_function(NEW) == classifier.decision_function(NEW)).all()
     assert (again.predict(NEW) == classifier.predict(NEW)).all()
     assert again.get_params() == classifier.get_params()
+
+
+def test_a_failed_fit_leaves_what_was_fitted_before(make: Make) -> None:
+    found = make().fit(TEXTS, LABELS)
+    answers = found.predict_proba(TEXTS[:5])
+    others = ["a" if label == LABELS[0] else "b" for label in LABELS]
+    matrix = np.array([[label == LABELS[0], label != LABELS[0]] for label in LABELS], dtype=int)
+    for y in (others, matrix):
+        with pytest.raises(DataError):
+            found.fit(TEXTS, y, dev=([], []))
+        np.testing.assert_array_equal(found.predict_proba(TEXTS[:5]), answers)
+        assert set(found.predict(TEXTS[:5])) <= set(LABELS)
+
+
+def test_a_fit_leaves_others_random_numbers_alone(make: Make) -> None:
+    def draws() -> tuple[float, ...]:
+        return random.random(), np.random.rand(), float(torch.rand(1))  # noqa: NPY002
+
+    random.seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    torch.manual_seed(3)
+    expected = draws(), draws()
+    random.seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    torch.manual_seed(3)
+    first = draws()
+    make().fit(TEXTS, LABELS)
+    assert (first, draws()) == expected
+
+
+@pytest.mark.parametrize(
+    "dev", [[0, 1] * 5, ["a"] * 10, np.ones((10, 4), dtype=int), np.arange(20).reshape(10, 2) % 3],
+    ids=["flat", "names", "wide", "thirds"],
+)
+def test_dev_of_many_labels_must_be_such_a_matrix(make: Make, dev: Any) -> None:
+    matrix = np.array([[label == LABELS[0], label != LABELS[0]] for label in LABELS], dtype=int)
+    with pytest.raises(DataError, match="expected a matrix of 0 and 1 with 2 columns"):
+        make().fit(TEXTS, matrix, dev=(TEXTS[:10], dev))
+
+
+@pytest.mark.parametrize("kind", ["Int64", "boolean", "float64"])
+def test_numbers_are_named_as_a_file_names_them(make: Make, kind: str) -> None:
+    y = pd.Series([int(label == LABELS[0]) for label in LABELS], dtype=kind)
+    found = make().fit(TEXTS, y)
+    assert found.trained_.predictor.label_names == ["0", "1"]
+    assert set(found.predict(TEXTS)) <= {0, 1}

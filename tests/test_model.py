@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, processors
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,6 +28,7 @@ from transformers import (
     BertConfig,
     BertModel,
     DataCollatorWithPadding,
+    FunnelBaseModel,
     FunnelConfig,
     PreTrainedTokenizerFast,
     T5EncoderModel,
@@ -34,7 +38,15 @@ from transformers import (
 )
 
 from bertcnn import BertCNN, BertCNNConfig, EncoderError, ModelError, Predictor, SettingsError, embed
-from bertcnn.network.encoder import cut, layer_of_parameters, load_encoder, load_tokenizer, reads_padding
+from bertcnn.network.encoder import (
+    check_pieces,
+    cut,
+    layer_of_parameters,
+    load_encoder,
+    load_tokenizer,
+    reads_padding,
+)
+from bertcnn.network.folder import WEIGHTS
 from bertcnn.network.loss import classification_loss
 from bertcnn.network.pool import StatePool
 from bertcnn.network.states import stream_states
@@ -749,6 +761,122 @@ def test_of_t5_the_encoder_is_taken_alone(make_family: Callable[[str], Path], tm
     assert heights["encoder.block.0.layer.1.DenseReluDense.wi.weight"] == 1
     assert heights["encoder.block.1.layer.0.SelfAttention.q.weight"] == heights["encoder.final_layer_norm.weight"] == 2
     assert set(layer_of_parameters(load_encoder(str(whole), 1)).values()) == {0, 1}
+
+
+def test_an_encoder_with_code_of_its_own_runs_none(
+    make_family: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_family("bert")
+    values = json.loads((place / "config.json").read_text())
+    values |= {"model_type": "mine", "auto_map": {"AutoConfig": "my.Mine", "AutoModel": "my.Mine"}}
+    (place / "config.json").write_text(json.dumps(values))
+    (place / "my.py").write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\nclass Mine: pass\n")
+    asked: list[Any] = []
+    monkeypatch.setattr("builtins.input", lambda *given: asked.append(given) or "y")
+    load_tokenizer(str(place))  # a known one, which needs none of it
+    with pytest.raises(EncoderError, match="code of its own, which is never run"):
+        load_encoder(str(place))
+    values = json.loads((place / "tokenizer_config.json").read_text())
+    values |= {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["my.Mine", "my.Mine"]}}
+    (place / "tokenizer_config.json").write_text(json.dumps(values))
+    with suppress(EncoderError):  # some versions take the tokenizer.json beside it
+        load_tokenizer(str(place))
+    assert not asked
+    assert not (place / "ran").exists()
+
+
+def test_weights_that_are_not_in_the_file_are_told(make_family: Callable[[str], Path]) -> None:
+    place = make_family("bert")  # with a pooler, which no state hangs on
+    values = json.loads((place / "config.json").read_text())
+
+    def of_config(**changed: Any) -> None:
+        (place / "config.json").write_text(json.dumps({**values, **changed}))
+        load_encoder(str(place))
+
+    of_config()
+    with pytest.raises(EncoderError, match=r"do not belong to its config.*layer\.3\..* is missing.*and \d+ more"):
+        of_config(num_hidden_layers=4)
+    with pytest.raises(EncoderError, match=r"layer.*has shape \(64, 32\), not \(48, 32\)"):
+        of_config(intermediate_size=48)
+    with pytest.raises(EncoderError, match="has model type `no such type`"):
+        of_config(model_type="no such type")
+    for field, value in (("hidden_act", "nope"), ("hidden_size", "wide"), ("num_attention_heads", 5)):
+        with pytest.raises(EncoderError, match="Cannot load the encoder"):
+            of_config(**{field: value})
+    of_config()
+    weights = load_file(place / WEIGHTS)
+    weights["encoder.layer.1.output.dense.bias"][3] = torch.nan
+    save_file(weights, place / WEIGHTS, {"format": "pt"})
+    with pytest.raises(EncoderError, match="not finite"):
+        of_config()
+    (place / WEIGHTS).rename(place / "pytorch_model.bin")
+    with pytest.raises(EncoderError, match=r"a pickle \(pytorch_model\.bin\).*never read"):
+        of_config()
+
+
+def test_what_makes_no_states_of_pieces_is_no_encoder(tmp_path: Path, folder: Path) -> None:
+    values = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    images = AutoConfig.for_model("vit", image_size=8, patch_size=4, **values)
+    AutoModel.from_config(images).save_pretrained(tmp_path / "vit")
+    with pytest.raises(EncoderError, match=r"\(vit\) cannot be used as an encoder of text"):
+        load_encoder(str(tmp_path / "vit"))
+    shorter = AutoConfig.for_model("funnel", d_model=32, n_head=4, d_head=8, d_inner=64, vocab_size=40)
+    shorter.architectures = ["FunnelBaseModel"]
+    FunnelBaseModel(shorter).save_pretrained(tmp_path / "funnel")
+    with pytest.raises(EncoderError, match=r"of 8 pieces it makes states of shape \(1, 2, 32\)"):
+        load_encoder(str(tmp_path / "funnel"))
+    with pytest.raises(EncoderError, match="a trained model of ours"):
+        load_encoder(str(folder))
+
+
+def test_weights_that_are_parts_of_a_larger_one_are_made_whole(make_family: Callable[[str], Path]) -> None:
+    encoder = load_encoder(str(make_family("nomic_bert")))
+    assert all(weight.untyped_storage().nbytes() == weight.nbytes for weight in encoder.parameters())
+
+
+def test_big_bird_attends_to_all(make_family: Callable[[str], Path]) -> None:
+    assert load_encoder(str(make_family("big_bird"))).config.attention_type == "original_full"
+
+
+@pytest.mark.parametrize("piece", ["[ADDED]", "[PAD]"])
+def test_pieces_without_a_row_in_the_table(make_family: Callable[[str], Path], piece: str) -> None:
+    place = make_family("bert")
+    foreign = AutoTokenizer.from_pretrained(place)
+    rows = len(foreign)
+    if piece == "[PAD]":  # as people add it to GPT-2's, and do not resize the table
+        foreign.add_special_tokens({"pad_token": "[ANOTHER PAD]"})
+    else:
+        foreign.add_tokens([piece])
+    foreign.save_pretrained(place)
+    tokenizer, encoder = load_tokenizer(str(place)), load_encoder(str(place))
+    if piece == "[PAD]":
+        assert tokenizer.pad_id == rows
+        check_pieces("mine", tokenizer, encoder)
+        assert tokenizer.pad_id == 0
+        tokenizer.save(place)
+        assert PieceTokenizer.load(place).pad_id == 0
+    else:
+        with pytest.raises(EncoderError, match=rf"{rows} rows for them: piece {rows} \('\[ADDED\]'\)"):
+            check_pieces("mine", tokenizer, encoder)
+        with pytest.raises(EncoderError, match="rows for them"):
+            embed(["a text"], encoder=str(place))
+
+
+def test_a_row_without_pieces_is_answered(tiny: str) -> None:
+    model = make_heard(BertCNN.from_encoder(tiny, num_filters=4))
+    nothing = torch.zeros(2, 0, dtype=torch.long)
+    masked = logits_of(model, input_ids=torch.zeros(2, 1, dtype=torch.long), attention_mask=torch.zeros(2, 1))
+    torch.testing.assert_close(logits_of(model, input_ids=nothing, attention_mask=nothing), masked)
+
+
+def test_a_tokenizer_that_does_not_know_a_has_its_special_pieces(tiny: str) -> None:
+    known = Tokenizer(models.BPE(vocab={"[CLS]": 0, "[SEP]": 1, "\u4e2d": 2}, merges=[]))
+    known.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+    )
+    known.add_special_tokens(["[CLS]", "[SEP]"])
+    found = PieceTokenizer(known, {})
+    assert (found.prefix, found.suffix) == ([0], [1])
 
 
 def test_encoders_that_are_none_are_refused(tmp_path: Path, tiny: str) -> None:

@@ -468,3 +468,14 @@ def test_the_head_is_kept_where_fine_tuning_is_worse(splits: Splits, quick: Sett
     trained = train(splits, change(quick, values))
     assert any("whose weights were kept" in warning for warning in trained.warnings)
     assert trained.dev.headlines["accuracy"].value > 0.9
+
+
+@pytest.mark.parametrize("note", ["texts.sha256", "head/finished.json"])
+def test_a_note_that_a_crash_has_emptied_ends_no_resume(
+    splits: Splits, quick: Settings, tmp_path: Path, note: str
+) -> None:
+    first = train(splits, quick, checkpoints=tmp_path)
+    (tmp_path / note).write_text("")
+    again = train(splits, quick, checkpoints=tmp_path, resume=True)
+    texts = list(splits.dev.texts)
+    np.testing.assert_array_equal(again.predictor.logits(texts), first.predictor.logits(texts))

@@ -47,7 +47,7 @@ class StudyError(BertCNNError):
     """A comparison cannot be made, continued or reported."""
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     r"""Return the first line of what another library's error says, or its name where it says nothing.
 
     >>> reason(ValueError("no such file\nmore")), reason(NotImplementedError())

@@ -176,7 +176,7 @@ def predict(
             raise DataError(f"{output} is there already. Give another --output, or --overwrite.")
     predictor = load_predictor(model, backend, device, max_tokens)
     from bertcnn.text.dataset import as_text
-    from bertcnn.text.read_table import check_column, read_rows
+    from bertcnn.text.read_table import read_rows, with_column
 
     if source == "-":
         column = "text"
@@ -185,10 +185,10 @@ def predict(
         data = reading(model, source, text=text, encoding=encoding, delimiter=delimiter)
         column = data.text
         rows = read_rows(source, encoding=encoding, delimiter=data.delimiter)
+        rows = with_column(rows, column, "--text", source, delimiter=delimiter or "")
 
     def text_of(row: dict[str, Any]) -> str:
-        check_column(row, column, "--text", source, delimiter=delimiter or "")
-        return as_text(row[column])
+        return as_text(row.get(column))
 
     counts = _Counts()
     scored = _scored(rows, predictor, text_of, counts)

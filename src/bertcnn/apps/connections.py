@@ -17,7 +17,7 @@ MOST_HEAD_BYTES = 1 << 16
 MOST_CONNECTIONS = 4096
 """Of a process at once, where it may open so many files; else three quarters of those that it may open."""
 
-IDLE_SECONDS = 75.0
+IDLE_SECONDS = 75
 """How long a connection may lie between two requests: longer than the 60 s that proxies commonly keep theirs, or they
 would now and then send a request into one that is just being closed, and answer 502."""
 

@@ -101,13 +101,12 @@ def check(
     err.print(f"Running up to {limit:,} texts in every way, by each backend: a minute or so.", highlight=False)
     from bertcnn.inference.certificate import certify, write_certificate
     from bertcnn.text.dataset import as_text, load_rows
-    from bertcnn.text.read_table import check_column
+    from bertcnn.text.read_table import with_column
 
     data = reading(model, source, text=text, encoding=encoding, delimiter=delimiter)
     rows = next(iter(load_rows(source, data).values()))
-    for row in rows[:1]:
-        check_column(row, data.text, "--text", source, delimiter=data.delimiter)
-    texts = [as_text(row[data.text]) for row in rows]
+    rows = list(with_column(rows, data.text, "--text", source, delimiter=data.delimiter))
+    texts = [as_text(row.get(data.text)) for row in rows]
     texts = ["", "a", *texts[: max(0, limit - 3)]]  # and a long one
     with err.status("Working"):
         checks = certify(model, texts)

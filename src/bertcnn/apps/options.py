@@ -142,14 +142,14 @@ def read_texts(source: str, column: str, *, encoding: str, delimiter: str) -> It
         DataError: They cannot be read, or there is no such column.
     """
     from bertcnn.text.dataset import as_text
-    from bertcnn.text.read_table import check_column, read_rows
+    from bertcnn.text.read_table import read_rows, with_column
 
     if source == "-":
         yield from stdin_lines(encoding)
         return
-    for row in read_rows(source, encoding=encoding, delimiter=delimiter):
-        check_column(row, column, "--text", source, delimiter=delimiter)
-        yield as_text(row[column])
+    rows = read_rows(source, encoding=encoding, delimiter=delimiter)
+    for row in with_column(rows, column, "--text", source, delimiter=delimiter):
+        yield as_text(row.get(column))
 
 
 def stdin_lines(encoding: str) -> Iterator[str]:

@@ -20,7 +20,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from bertcnn.errors import ModelError
+from bertcnn.errors import ModelError, reason
 from bertcnn.network.cnn import TextCNN
 from bertcnn.network.encoder import quiet_transformers
 from bertcnn.network.folder import MADE_OF
@@ -75,7 +75,7 @@ def write_graph(folder: Path, file: Path, made_of: str | None) -> None:
     except Exception as error:
         raise ModelError(
             f"A {model.config.encoder.model_type} encoder cannot be exported: "
-            f"{' '.join(str(error).split())[:300]} Use backend='torch'."
+            f"{reason(error.__cause__ or error)[:300]} Use backend='torch'."  # torch's own words hold no cause
         ) from error
     _let_source_be_left_out(graph)
     _leave_out_zero_bias(graph)

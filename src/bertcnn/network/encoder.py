@@ -14,12 +14,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from bertcnn.errors import EncoderError, ModelError, SettingsError, nearest, reason
+from bertcnn.errors import BertCNNError, EncoderError, ModelError, SettingsError, nearest, reason
 from bertcnn.text.tokens import PieceTokenizer
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -62,17 +61,15 @@ def load_tokenizer(name: str) -> PieceTokenizer:
     from transformers import AutoTokenizer
 
     place = resolve(name)
-    try:
-        foreign: Any = AutoTokenizer.from_pretrained(place)
+    with _loading(name, place), TemporaryDirectory() as folder:
+        foreign: Any = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         if len(foreign) <= len(foreign.all_special_ids):
             raise EncoderError(f"{name!r} has no tokenizer files: expected tokenizer.json, or a vocabulary.")
-        with TemporaryDirectory() as folder:
-            foreign.save_pretrained(folder)
+        foreign.save_pretrained(folder)
+        try:
             return PieceTokenizer.load(folder)
-    except ModelError as error:
-        raise EncoderError(f"The tokenizer of {name!r} has no compiled form (tokenizer.json).") from error
-    except (OSError, ValueError, ImportError) as error:
-        raise EncoderError(_not_found(name, error)) from error
+        except ModelError as error:
+            raise EncoderError(f"The tokenizer of {name!r} has no compiled form (tokenizer.json).") from error
 
 
 def load_encoder(name: str, depth: int | Literal["half", "all"] = "all") -> PreTrainedModel:
@@ -87,23 +84,104 @@ def load_encoder(name: str, depth: int | Literal["half", "all"] = "all") -> PreT
         SettingsError: It has fewer layers than ``depth``.
     """
     place = resolve(name)
-    try:
-        config = AutoConfig.from_pretrained(place)
-    except (OSError, ValueError) as error:
-        raise EncoderError(_not_found(name, error)) from error
+    with _loading(name, place):
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+    if config.model_type == "bertcnn":
+        raise EncoderError(f"{name!r} is a trained model of ours. Name the encoder that it was made of.")
     if config.is_encoder_decoder:
         if type(config) not in _encoders_alone():
-            raise EncoderError(f"{name!r} is a {config.model_type} encoder-decoder; name an encoder, such as a BERT.")
+            raise EncoderError(f"{name!r} is an encoder-decoder ({config.model_type}); name an encoder, such as a BERT.")
         config.is_encoder_decoder = False
+    if getattr(config, "attention_type", None) == "block_sparse":
+        # BigBird's has random blocks, and once a short text has come it is left for full attention, for good.
+        config.attention_type = "original_full"
     cut(config, depth)
-    try:
-        with quiet_transformers():
-            encoder: PreTrainedModel = _model_class(config).from_pretrained(
-                place, config=config, use_safetensors=True, dtype=torch.float32, **_no_pooler(config)
-            )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise EncoderError(_not_found(name, error)) from error
+    encoder: PreTrainedModel
+    with _loading(name, place), quiet_transformers():
+        encoder, found = _model_class(config).from_pretrained(
+            place,
+            config=config,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **_no_pooler(config),
+        )
+    for weight in encoder.parameters():
+        if weight.untyped_storage().nbytes() > weight.nbytes:  # a part of a larger one, which no file of its own holds
+            weight.data = weight.data.clone()
+    others = {one[0]: f"has shape {tuple(one[1])}, not {tuple(one[2])}" for one in found["mismatched_keys"]}
+    _check_reads(name, encoder, {**dict.fromkeys(found["missing_keys"], "is missing"), **others})
     return encoder
+
+
+def _check_reads(name: str, encoder: PreTrainedModel, faults: dict[str, str]) -> None:
+    """Refuse what makes no states of pieces, and what makes them by weights that were not in the file.
+
+    A layer that no state hangs on, such as a pooler's, may be missing.
+
+    Args:
+        name: Of the encoder, for messages.
+        encoder: It.
+        faults: What is wrong with weights, by their names.
+
+    Raises:
+        EncoderError: It is one of these.
+    """
+    wanted = {one: encoder.get_parameter(one) for one in faults if one in dict(encoder.named_parameters())}
+    try:
+        row = torch.arange(min(8, _table_rows(encoder)))[None]
+        with torch.enable_grad():
+            encoder.requires_grad_(False)
+            for weight in wanted.values():
+                weight.requires_grad_(True)
+            states, _ = encode(encoder.eval(), "last", input_ids=row, attention_mask=torch.ones_like(row))
+            if states.shape != (*row.shape, encoder.config.hidden_size):
+                raise ValueError(f"of {row.numel()} pieces it makes states of shape {tuple(states.shape)}")
+            if states.requires_grad:
+                torch.autograd.backward(states.square().sum())
+    except Exception as error:  # as of an encoder of images, or of one that must be told more than pieces
+        kind = encoder.config.model_type
+        raise EncoderError(
+            f"{name!r} ({kind}) cannot be used as an encoder of text: {type(error).__name__}: {reason(error).rstrip('.')}. "
+            "Name one that makes a state of each word piece, such as a BERT."
+        ) from error
+    read = [f"{one} {faults[one]}" for one, weight in wanted.items() if weight.grad is not None]
+    encoder.zero_grad(set_to_none=True)
+    encoder.requires_grad_(True)
+    if read:
+        more = f", and {len(read) - 3} more" if len(read) > 3 else ""
+        raise EncoderError(
+            f"The weights of {name!r} do not belong to its config.json: {'; '.join(read[:3])}{more}. Copy both from "
+            "the same place."
+        )
+    if not states.isfinite().all():
+        raise EncoderError(f"The weights of {name!r} hold numbers that are not finite. Copy them again.")
+
+
+def check_pieces(name: str, tokenizer: PieceTokenizer, encoder: PreTrainedModel) -> None:
+    """Refuse a tokenizer with pieces that the encoder has no row for; a padding piece of that kind is replaced.
+
+    Raises:
+        EncoderError: There is such a piece.
+    """
+    rows = _table_rows(encoder)
+    beyond = {piece: number for piece, number in tokenizer.vocabulary.items() if number >= rows}
+    if tokenizer.pad_id >= rows:  # added, and the table was not resized; what is padded is masked
+        beyond = {piece: number for piece, number in beyond.items() if number != tokenizer.pad_id}
+        tokenizer.forget_padding()
+    if beyond:
+        piece, number = min(beyond.items(), key=lambda one: one[1])
+        raise EncoderError(
+            f"The tokenizer of {name!r} has pieces up to {max(beyond.values())}, but the encoder has {rows} rows for "
+            f"them: piece {number} ({piece!r}) is the first without. Resize its table (resize_token_embeddings), or "
+            "take the tokenizer that belongs to it."
+        )
+
+
+def _table_rows(encoder: PreTrainedModel) -> int:
+    table: Any = encoder.get_input_embeddings()
+    return len(table.weight)
 
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
@@ -145,25 +223,27 @@ def longest_window(encoder: PreTrainedModel) -> int:
         return 1 << 30
     for name, module in encoder.named_modules():
         # RoBERTa's kind counts positions from behind its padding id.
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            if module.padding_idx is not None:
-                return limit - module.padding_idx - 1
-            break
+        if name.endswith("position_embeddings"):
+            padding = getattr(module, "padding_idx", None)
+            return limit if padding is None else limit - padding - 1
     return limit
 
 
 def layer_of_parameters(encoder: nn.Module) -> dict[str, int]:
     """Return how high each parameter of an encoder sits: 0 for the embeddings, 1.. for layers."""
-    blocks = [n for n, m in encoder.named_modules() if isinstance(m, nn.ModuleList)]
-    outer = [n for n in blocks if not n.startswith(tuple(f"{other}." for other in blocks))]
-    stack = max(outer, key=lambda n: len(encoder.get_submodule(n)), default="")  # type: ignore[arg-type]
-    inside = re.compile(re.escape(stack) + r"\.(\d+)\.")
+    blocks = {n: len(m) for n, m in encoder.named_modules() if isinstance(m, nn.ModuleList)}
+    outer = {n: size for n, size in blocks.items() if not n.startswith(tuple(f"{other}." for other in blocks))}
+    # XLM has its layers' parts in a list each; MarkupLM has a longer list of tables.
+    layers = getattr(getattr(encoder, "config", None), "num_hidden_layers", 0)
+    layers = layers if layers in outer.values() else max(outer.values(), default=0)
+    stacks = "|".join(re.escape(n) for n, size in outer.items() if size == layers)
+    inside = re.compile(rf"(?:{stacks})\.(\d+)\.")
     # T5's table is called ``shared``.
     tables = set(encoder.get_input_embeddings().parameters()) if isinstance(encoder, PreTrainedModel) else set()
     heights: dict[str, int] = {}
     top = 0
     for name, weight in encoder.named_parameters():
-        found = inside.match(name) if stack else None
+        found = inside.match(name) if stacks else None
         top = max(top, int(found.group(1)) + 1) if found else top
         heights[name] = int(found.group(1)) + 1 if found else (0 if "embed" in name or weight in tables else -1)
     return {name: top if height < 0 else height for name, height in heights.items()}
@@ -257,9 +337,12 @@ def _model_class(config: PreTrainedConfig) -> Any:
 
     kind = type(config)
     try:
-        return _encoders_alone()[kind] if kind in _encoders_alone() else MODEL_MAPPING[kind]
+        found = _encoders_alone()[kind] if kind in _encoders_alone() else MODEL_MAPPING[kind]
     except KeyError as error:
         raise EncoderError(f"A {config.model_type!r} model cannot be used as an encoder by transformers.") from error
+    if not isinstance(found, tuple):
+        return found
+    return next((one for one in found if one.__name__ in (config.architectures or ())), found[0])
 
 
 def _no_pooler(config: PreTrainedConfig) -> dict[str, bool]:
@@ -268,9 +351,30 @@ def _no_pooler(config: PreTrainedConfig) -> dict[str, bool]:
     return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
 
 
-def _not_found(name: str, error: Exception) -> str:
-    return (
-        f"Cannot load the encoder {name!r}: {reason(error)}{nearest(name, ('minilm', 'words', 'pieces'))} "
-        "Expected 'minilm', a folder with config.json and model.safetensors, "
-        "or a model on the Hugging Face hub (is the name right, is there a network?)."
+@contextmanager
+def _loading(name: str, place: str) -> Iterator[None]:
+    """Turn whatever transformers, or a family's own code in it, raises of an encoder into one error."""
+    try:
+        yield
+    except BertCNNError:
+        raise
+    except Exception as error:  # a few hundred families, which have no class of errors in common
+        raise EncoderError(_not_found(name, Path(place), error)) from error
+
+
+def _not_found(name: str, place: Path, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return f"The encoder {name!r} comes with code of its own, which is never run. Take one that transformers knows."
+    said = f"Cannot load the encoder {name!r}: {reason(error)}{nearest(name, ('minilm', 'words', 'pieces'))}"
+    hints = {
+        "adapter_config.json": "It is an adapter: merge it into the model that it was made for, and name that.",
+        "0_Transformer/config.json": f"Name the folder inside: {place / '0_Transformer'}.",
+        "pytorch_model.bin": "Its weights are a pickle (pytorch_model.bin), which may run code and is never read: save "
+        "them as model.safetensors, with save_pretrained, where you trust it.",
+    }
+    hint = next((hint for file, hint in hints.items() if (place / file).is_file()), None)
+    return f"{said} " + (
+        hint
+        or "Expected 'minilm', a folder with config.json and model.safetensors, or a model on the Hugging Face hub (is "
+        "the name right, is there a network?)."
     )

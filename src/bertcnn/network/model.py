@@ -288,6 +288,9 @@ class BertCNN(PreTrainedModel):
             attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
         named = {"input_ids": input_ids, "token_type_ids": token_type_ids, "inputs_embeds": inputs_embeds}
         tokens = {name: values for name, values in named.items() if values is not None}
+        if not given.shape[1]:  # empty texts, of a tokenizer without special pieces
+            tokens = {name: functional.pad(one, (0, 0) * (one.dim() - 2) + (0, 1)) for name, one in tokens.items()}
+            attention_mask = functional.pad(attention_mask, (0, 1))
         is_long = given.shape[1] > self.config.window_length
         has_positions = inputs.get("position_ids") is not None
         if source is None and (is_long or (not has_positions and _is_padded_before(attention_mask))):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bertcnn.errors import TrainingError
-from bertcnn.network.encoder import load_tokenizer, states_width
+from bertcnn.network.encoder import check_pieces, load_tokenizer, states_width
 from bertcnn.network.model import BertCNN, batch_tensors
 from bertcnn.text.tokens import Batch, Pieces, PieceTokenizer, check_texts, make_batch, plan_batches
 
@@ -325,6 +325,7 @@ def load_for_embedding(
         num_filters=1,
         kernel_sizes=(1,),
     )
+    check_pieces(encoder, tokenizer, model.encoder)
     return model, tokenizer
 
 

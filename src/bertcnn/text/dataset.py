@@ -11,7 +11,7 @@ from typing import Any
 
 from bertcnn.errors import DataError, reason
 from bertcnn.settings import DataSettings
-from bertcnn.text.labels import Label, names_in
+from bertcnn.text.labels import Label, named, names_in
 from bertcnn.text.read_table import Row, check_column, read_rows
 
 BUILTIN = {"builtin:reviews": Path(__file__).parent / "reviews" / "reviews.csv"}
@@ -317,9 +317,7 @@ def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Exa
 
 
 def _one(value: Any) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return "" if is_missing(value) else str(value).strip()
+    return "" if is_missing(value) else named(value).strip()
 
 
 def _many(value: Any, separator: str) -> tuple[str, ...]:

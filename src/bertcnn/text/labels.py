@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,15 @@ from bertcnn.errors import DataError, nearest
 
 Label = str | tuple[str, ...]
 """The truth about a text: a name, or, where a text can have many, a tuple of names."""
+
+
+def named(value: Any) -> str:
+    """Return the name of a label that may be a number: 1 and 1.0 are the same one.
+
+    >>> named(1.0), named(0.5), named("1.0")
+    ('1', '0.5', '1.0')
+    """
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 SEPARATORS = ("|", ";", ",")

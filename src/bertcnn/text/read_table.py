@@ -10,7 +10,7 @@ import json
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -139,6 +139,20 @@ def check_column(row: Row, column: str, option: str, file: str | Path, *, delimi
     raise DataError(
         f"{file} has no column {column!r}. Its columns: {', '.join(map(repr, names))}.{hint} Choose with {option}."
     )
+
+
+def with_column(
+    rows: Iterable[Row], column: str, option: str, file: str | Path, *, delimiter: str = ""
+) -> Iterator[Row]:
+    """Pass on the rows of a table whose first has a column; a later one of json may lack it, and has no value there.
+
+    Raises:
+        DataError: The column is not there.
+    """
+    for number, row in enumerate(rows):
+        if not number:
+            check_column(row, column, option, file, delimiter=delimiter)
+        yield row
 
 
 def _other_delimiter(header: Sequence[str], delimiter: str) -> str:

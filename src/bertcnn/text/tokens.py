@@ -306,8 +306,7 @@ class PieceTokenizer:
         self.tokenizer = tokenizer
         # The network takes texts of any length, so nobody else shall warn or cut either.
         self.config = {k: v for k, v in config.items() if k not in {"model_max_length", "max_length"}}
-        full = tokenizer.encode("a", add_special_tokens=True).ids
-        bare = tokenizer.encode("a", add_special_tokens=False).ids
+        bare, full = _with_and_without_special_pieces(tokenizer)
         at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
         self.prefix: list[int] = full[:at]
         self.suffix: list[int] = full[at + len(bare) :]
@@ -329,6 +328,16 @@ class PieceTokenizer:
             return cls(Tokenizer.from_str((folder / "tokenizer.json").read_text("utf-8")), config)
         except Exception as error:  # the Rust reader raises bare Exception
             raise ModelError(f"Cannot read the tokenizer of {folder}: {error}") from error
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """All pieces with their numbers."""
+        return self.tokenizer.get_vocab(with_added_tokens=True)
+
+    def forget_padding(self) -> None:
+        """Pad with piece 0; what is padded is masked."""
+        self.config.pop("pad_token", None)
+        self.pad_id = 0
 
     def save(self, folder: str | Path) -> None:
         """Write both files, readable by ``transformers.AutoTokenizer`` too."""
@@ -354,3 +363,12 @@ class PieceTokenizer:
             if spans is not None:
                 spans[starts[i] : starts[i + 1]] = encoding.offsets or np.empty((0, 2))
         return Pieces(ids, starts, spans)
+
+
+def _with_and_without_special_pieces(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the pieces of a text without and with the special ones; of "a", or what the tokenizer knows."""
+    for text in ("a", *tokenizer.get_vocab(with_added_tokens=False)):
+        bare: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        if bare:
+            return bare, tokenizer.encode(text, add_special_tokens=True).ids
+    return [], []

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from bertcnn.errors import SettingsError
 from bertcnn.inference.metrics import Truth
-from bertcnn.network.encoder import load_tokenizer
+from bertcnn.network.encoder import check_pieces, load_tokenizer
 from bertcnn.network.model import BertCNN
 from bertcnn.network.vectors import build_pieces, build_vectors
 from bertcnn.settings import Settings
@@ -62,8 +62,10 @@ def build_model(
         focal_gamma=training.focal_gamma,
         label_smoothing=training.label_smoothing,
     )
-    if kind not in {"words", "pieces"} and not training.train_word_embeddings:
-        network.get_input_embeddings().requires_grad_(False)
+    if kind not in {"words", "pieces"}:
+        check_pieces(model.encoder, tokenizer, network.encoder)
+        if not training.train_word_embeddings:
+            network.get_input_embeddings().requires_grad_(False)
     return network, tokenizer
 
 

@@ -7,9 +7,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
+
+from bertcnn.inference.metrics import Floats, Truth
 from bertcnn.text.write_table import write_whole
 
 POINT = 0.01
+
+FEW_TEXTS = 200
+"""With fewer dev texts, half or all of the layers is not chosen by them, but by a regression on all texts."""
+
+PENALTIES = (30.0, 100.0, 300.0, 1000.0, 3000.0)
+"""Of that regression; the best is taken."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,26 @@ def name_of(depth: int, num_filters: int) -> str:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """What the states of all layers add to those of half, by a regression on their means.
+
+    Attributes:
+        texts: That each were left out in turn.
+        points: Hundredths of the texts that are answered rightly, more by all than by half.
+        error: Standard error of that.
+    """
+
+    texts: int
+    points: float
+    error: float
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it is more than its standard error."""
+        return self.points > self.error
+
+
+@dataclass(frozen=True)
 class DepthCurve:
     """What a search found.
 
@@ -56,6 +86,7 @@ class DepthCurve:
         trials: By depth; where there was a budget, those with fewer filters behind.
         chosen: The one that was taken.
         warnings: Signs of failure in the chosen one's training.
+        gain: Where half or all was chosen with few dev texts, by what.
     """
 
     metric: str
@@ -65,6 +96,7 @@ class DepthCurve:
     trials: tuple[Trial, ...]
     chosen: Trial
     warnings: tuple[str, ...] = ()
+    gain: Gain | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form for JSON."""
@@ -80,7 +112,8 @@ class DepthCurve:
         values = json.loads(file.read_text("utf-8"))
         trials = tuple(Trial(**one) for one in values.pop("trials"))
         chosen, warnings = Trial(**values.pop("chosen")), tuple(values.pop("warnings"))
-        return cls(trials=trials, chosen=chosen, warnings=warnings, **values)
+        gain = values.pop("gain", None)
+        return cls(trials=trials, chosen=chosen, warnings=warnings, gain=gain and Gain(**gain), **values)
 
     @property
     def why(self) -> str:
@@ -89,6 +122,14 @@ class DepthCurve:
             return (
                 f"Depth {self.chosen.depth} with {self.chosen.num_filters} filters has the best dev {self.metric} of "
                 f"what answers within {self.budget_ms:g} ms, by {self.chosen.backend}."
+            )
+        if self.gain is not None:
+            other = next(one for one in self.trials if one != self.chosen)
+            more = "add" if self.gain.is_shown else "do not add"
+            return (
+                f"Depth {self.chosen.depth} and not {other.depth}: by a regression on the means of their states, all "
+                f"layers {more} to half of them ({self.gain.points:+.1f} points, standard error {self.gain.error:.1f}, of "
+                f"{self.gain.texts} texts, each left out in turn); the dev texts are too few to tell."
             )
         best = _best(self.trials, self.metric)
         return (
@@ -110,24 +151,62 @@ class DepthCurve:
         return "\n".join(lines)
 
 
-def choose(trials: Sequence[Trial], *, metric: str, tolerance: float, budget_ms: float) -> Trial:
+def choose(
+    trials: Sequence[Trial], *, metric: str, tolerance: float, budget_ms: float, gain: Gain | None = None
+) -> Trial:
     """Return the trial to take.
 
     Without a budget that is the smallest depth whose score is within the tolerance of the best.
-    With one it is the best score of those that answer in time, the quickest of equals.
+    With one it is the best score of those that answer in time, the quickest of equals. Where a gain is given, the
+    scores do not count, but it.
 
     Args:
         trials: Scored; at least one within the budget.
         metric: What the scores are; all but ``log_loss`` are better the greater.
         tolerance: Points, hundredths of the score.
         budget_ms: Most milliseconds; 0: no limit.
+        gain: Of the deepest over the other.
     """
+    if gain is not None:
+        return (max if gain.is_shown else min)(trials, key=lambda one: one.depth)
     if budget_ms:
         quick = [one for one in trials if one.latency_ms <= budget_ms]
         return max(quick, key=lambda one: (_goodness(one, metric), -one.latency_ms))
     # Differences of scores are not exact: 0.90 - 0.897 is a little more than 0.003.
     enough = _goodness(_best(trials, metric), metric) - tolerance * POINT - 1e-9
     return min((one for one in trials if _goodness(one, metric) >= enough), key=lambda one: one.depth)
+
+
+def right_answers(means: Floats, truth: Truth) -> npt.NDArray[np.float64]:
+    """Return how far a ridge regression on the other texts gets each text right: 0 or 1, or a share of its labels.
+
+    It has a closed form, so that thousands of texts take a second; and what it says of two depths agrees with what
+    heads say that are trained and tested on many more texts (docs/design/0006-depth.md).
+
+    Args:
+        means: Of each text's states, ``(N, D)``.
+        truth: Class ids ``(N,)``, or for many labels a text 0 and 1 ``(N, K)``.
+
+    Source:
+        Hoerl and Kennard (1970), "Ridge Regression"; Allen (1974), on leaving out each row, by scikit-learn.
+    """
+    # Imported here: they take a second to load, and most who train have more dev texts.
+    from sklearn.linear_model import RidgeCV
+    from sklearn.preprocessing import StandardScaler
+
+    many = truth.ndim == 2
+    wanted = truth if many else np.eye(int(truth.max()) + 1)[truth]
+    regression = RidgeCV(PENALTIES, scoring="neg_mean_squared_error", store_cv_results=True)
+    regression.fit(StandardScaler().fit_transform(means), wanted)
+    answers = regression.cv_results_[..., PENALTIES.index(regression.alpha_)]
+    right = ((answers > 0.5) == (truth > 0.5)).mean(axis=1) if many else answers.argmax(axis=1) == truth
+    return np.asarray(right, dtype=np.float64)
+
+
+def gain_of(half: npt.NDArray[np.float64], every: npt.NDArray[np.float64]) -> Gain:
+    """Return what all layers add to half of them, by :func:`right_answers` of both."""
+    more = every - half
+    return Gain(len(more), float(more.mean()) / POINT, float(more.std() / math.sqrt(len(more))) / POINT)
 
 
 def standard_error(share: float, *, texts: int) -> float:

@@ -17,13 +17,24 @@ from rich.console import Console
 from torch import Tensor
 
 from bertcnn.errors import SettingsError
+from bertcnn.inference.metrics import Truth
 from bertcnn.network.config import BertCNNConfig
 from bertcnn.network.encoder import states_count
 from bertcnn.network.model import BertCNN
 from bertcnn.network.states import States, cache_folder, stream_states
 from bertcnn.settings import Settings, change
 from bertcnn.text.tokens import Pieces, PieceTokenizer
-from bertcnn.training.depth import POINT, DepthCurve, Trial, choose, name_of, standard_error
+from bertcnn.training.depth import (
+    FEW_TEXTS,
+    POINT,
+    DepthCurve,
+    Trial,
+    choose,
+    gain_of,
+    name_of,
+    right_answers,
+    standard_error,
+)
 from bertcnn.training.pace import Pace, pace_of
 
 SIDE_BY_SIDE_BYTES = 4_000_000_000
@@ -72,7 +83,8 @@ class DepthSearch:
         settings: With ``depth = "auto"`` or ``"half-or-all"``.
         tokenizer: Of the encoder.
         pieces: All texts to encode.
-        dev_texts: By how many texts the choice is made.
+        learned: The rows of ``pieces`` that are learned from and chosen on, int64 ``(N,)``, and the truth about them.
+        dev_texts: How many of them the choice is made by; where those are few, by all.
         text: What is timed.
         console: Where each trial is shown.
     """
@@ -84,12 +96,15 @@ class DepthSearch:
         tokenizer: PieceTokenizer,
         *,
         pieces: Pieces,
+        learned: tuple[npt.NDArray[np.int64], Truth],
         dev_texts: int,
         text: str,
         console: Console,
     ) -> None:
         self.trainer, self.settings, self.tokenizer = trainer, settings, tokenizer
-        self.pieces, self.dev_texts, self.text, self.console = pieces, dev_texts, text, console
+        self.pieces, self.text, self.console = pieces, text, console
+        self.learned, self.dev_texts = learned, dev_texts
+        self._right: list[npt.NDArray[np.float64]] = []  # of half, and of all
         self.warnings: dict[Trial, list[str]] = {}
         self._layers = self._lowest = 0
         self._is_side_by_side = False
@@ -113,7 +128,8 @@ class DepthSearch:
         tolerance = training.tolerance
         if model.depth == "half-or-all" and metric != "log_loss":
             tolerance = standard_error(max(one.score for one in trials), texts=self.dev_texts) / POINT
-        chosen = choose(trials, metric=metric, tolerance=tolerance, budget_ms=training.budget_ms)
+        gain = gain_of(*self._right) if len(self._right) == 2 else None
+        chosen = choose(trials, metric=metric, tolerance=tolerance, budget_ms=training.budget_ms, gain=gain)
         return DepthCurve(
             metric=metric,
             tolerance=tolerance,
@@ -122,6 +138,7 @@ class DepthSearch:
             trials=tuple(trials),
             chosen=chosen,
             warnings=tuple(self.warnings[chosen]),
+            gain=gain,
         )
 
     def states(self, model: BertCNN) -> States:
@@ -140,7 +157,11 @@ class DepthSearch:
     def _try(self, depth: int, num_filters: int, pace: Pace | None) -> Trial:
         model = self.trainer.build(at(self.settings, depth, num_filters))
         pace = pace or self._pace(model)
-        scored = self.trainer.train_head(model, self.states(model), name_of(depth, num_filters))
+        states = self.states(model)
+        scored = self.trainer.train_head(model, states, name_of(depth, num_filters))
+        if self.settings.model.depth == "half-or-all" and self.dev_texts < FEW_TEXTS:
+            rows, truth = self.learned
+            self._right.append(right_answers(_means(states, rows), truth))
         trial = Trial(depth, num_filters, scored.score, scored.seconds, pace.latency_ms, pace.backend)
         self.warnings[trial] = scored.warnings
         self.console.print(
@@ -242,6 +263,12 @@ class DepthSearch:
     def _probe(self, model: BertCNN) -> list[Tensor]:
         some = _spread(self.pieces, PROBE_TEXTS)
         return [states.cpu() for _, states in stream_states(model, some, pad_id=self.tokenizer.pad_id, reach=0)]
+
+
+def _means(states: States, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Return the mean of each text's states, ``(N, S)``."""
+    texts = (states.values[states.starts[row] : states.starts[row + 1]] for row in rows)
+    return np.stack([text.sum(axis=0, dtype=np.float32) / max(1, len(text)) for text in texts])
 
 
 def at(settings: Settings, depth: int | str, num_filters: int | None = None) -> Settings:

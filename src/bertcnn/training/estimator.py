@@ -18,7 +18,7 @@ from bertcnn.errors import DataError, nearest
 from bertcnn.inference.metrics import decide
 from bertcnn.settings import DataSettings, ModelSettings, Settings, TrainingSettings, change
 from bertcnn.text.dataset import Examples, Splits, stratified_rows
-from bertcnn.text.labels import Label
+from bertcnn.text.labels import Label, named
 from bertcnn.text.tokens import check_texts
 from bertcnn.training.train import train
 
@@ -94,6 +94,15 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
         given = {name: value for name, value in self.get_params().items() if name != "verbose"}
         given = {k: tuple(v) if isinstance(v, list | np.ndarray) else v for k, v in given.items()}
         settings = change(Settings(), given)
+        before = self.__dict__.copy()
+        try:
+            self._fit(texts, y, dev, settings, also_encode)
+        except BaseException:
+            self.__dict__ = before  # what was fitted before goes on answering as it did
+            raise
+        return self
+
+    def _fit(self, texts: list[str], y: Any, dev: Any, settings: Settings, also_encode: Sequence[str]) -> None:
         self._note_classes(y)
         examples = Examples(texts, self._labels(y), "X")
         if dev is not None:
@@ -104,14 +113,14 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
             if not kept:
                 different = f": {len(set(texts))} are different" if len(set(texts)) < len(texts) else ""
                 raise DataError(
-                    f"{len(texts)} texts are too few to keep a share of {self.dev_fraction} to choose on{different}."
+                    f"{len(texts)} texts are too few to keep a share of {self.dev_fraction} to choose on{different}. "
+                    "Give more texts, a greater dev_fraction, or dev=(texts, labels)."
                 )
             rest = (i for i in range(len(texts)) if i not in kept)
             splits = Splits(examples.pick(rest, "train"), examples.pick(sorted(kept), "dev"))
         self._warn_of_single_texts(y)
         console = Console() if self.verbose else None
         self.trained_ = train(splits, settings, also_encode=also_encode, console=console)
-        return self
 
     def decision_function(self, X: Sequence[str]) -> npt.NDArray[np.float64]:  # noqa: N803
         """Return logits ``(N, K)``; for two classes, as scikit-learn wants it, their difference ``(N,)``."""
@@ -147,7 +156,7 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
             self.classes_ = np.arange(np.asarray(y).shape[1])
         else:
             self.classes_ = np.unique(column_or_1d(y, warn=True))
-        names = [str(label) for label in self.classes_.tolist()]
+        names = [named(label) for label in self.classes_.tolist()]
         if len(set(names)) < len(names):
             names = [f"{name} ({k})" for k, name in enumerate(names)]
         self._places = {name: k for k, name in enumerate(names)}
@@ -165,7 +174,13 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
         """Return the names of labels."""
         names = list(self._places)
         if self._is_multi_label:
-            return [tuple(names[k] for k in np.flatnonzero(row)) for row in np.asarray(y)]
+            table = np.asarray(y)
+            if table.ndim != 2 or table.shape[1] != len(names) or type_of_target(table) != "multilabel-indicator":
+                raise DataError(
+                    f"The labels of dev have shape {table.shape}, expected a matrix of 0 and 1 with {len(names)} columns, "
+                    "as those of y."
+                )
+            return [tuple(names[k] for k in np.flatnonzero(row)) for row in table]
         place = {label: k for k, label in enumerate(self.classes_.tolist())}
         given = column_or_1d(y).tolist()
         unknown = next((label for label in given if label not in place), None)
@@ -216,8 +231,8 @@ def _labels_of(y: Any) -> Any:
             "y holds a list of labels for a text. For many labels a text give a matrix of 0 and 1, as "
             "sklearn.preprocessing.MultiLabelBinarizer().fit_transform(y) makes."
         )
-    if np.ndim(y) == 1:
-        given = np.asarray(y, dtype=object).tolist()
+    if np.ndim(y) == 1 or np.shape(y)[1:] == (1,):
+        given = np.asarray(y, dtype=object).ravel().tolist()
         missing = [row for row, label in enumerate(given) if _is_missing(label)]
         if missing:
             shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")

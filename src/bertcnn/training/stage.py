@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from bertcnn.network.states import States
 from bertcnn.network.vectors import WordVectors
 from bertcnn.settings import TrainingSettings
 from bertcnn.text.tokens import Pieces, Windowing, make_batch, segments
+from bertcnn.text.write_table import write_whole
 from bertcnn.training.callbacks import Interruption
 
 Item = dict[str, Any]
@@ -126,8 +128,10 @@ def run_stage(
     """
     weights, note = stage.folder / "finished.safetensors", stage.folder / "finished.json"
     if resume and note.is_file():
-        load_model(module, weights)
-        return list(json.loads(note.read_text("utf-8")))
+        with suppress(ValueError):  # a note that a crash of the machine has emptied: the stage is gone through again
+            log = list(json.loads(note.read_text("utf-8")))
+            load_model(module, weights)
+            return log
     assert settings.batch_size != "auto", "train() chooses it"
     optimizer = make_optimizer(module, settings)
     if settings.gradient_checkpointing and isinstance(module, BertCNN):
@@ -195,7 +199,7 @@ def run_stage(
     module.eval()
     if trainer.is_world_process_zero():
         save_model(module, str(weights))
-        note.write_text(json.dumps(trainer.state.log_history), "utf-8")
+        write_whole(note, json.dumps(trainer.state.log_history))
     return list(trainer.state.log_history)
 
 

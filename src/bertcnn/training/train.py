@@ -5,15 +5,18 @@ Source:
     Out-of-Distribution", for training the head first.
 """
 
+import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from accelerate import PartialState
 from rich.console import Console
 from safetensors import SafetensorError
@@ -30,6 +33,7 @@ from bertcnn.settings import Settings, TrainingSettings, batch_for
 from bertcnn.text.dataset import Examples, Splits, fingerprint_of
 from bertcnn.text.labels import Labels
 from bertcnn.text.tokens import Pieces, PieceTokenizer
+from bertcnn.text.write_table import write_whole
 from bertcnn.training.build import build_model
 from bertcnn.training.callbacks import Clock, Interruption, ProgressBar, Watchdog, encoding_bar
 from bertcnn.training.contrast import contrasts
@@ -84,6 +88,19 @@ class Trained:
     proof: Examples | None = field(default=None, repr=False)
 
 
+@contextmanager
+def _leaving_chance_alone() -> Iterator[None]:
+    """Put back the random numbers of everybody else: what is drawn after a training must not hang on its seed."""
+    before, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002  # it is the global one that is seeded
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(numpys)  # noqa: NPY002
+
+
+@_leaving_chance_alone()
 def train(
     splits: Splits,
     settings: Settings | None = None,
@@ -258,9 +275,17 @@ class _Run:
         note, is_main = self.folder / "depth.json", PartialState().is_main_process
         pieces = self.pool.pieces
         text = median_text(texts, pieces.lengths[self.pool.rows["train"]])
-        dev = len(self.pool.rows["dev"])
+        both = [(self.pool.rows[part], self.truths[part]) for part in ("train", "dev")]
+        rows, truth = (np.concatenate(one) for one in zip(*both, strict=True))
         search = DepthSearch(
-            self, self.settings, self.tokenizer, pieces=pieces, dev_texts=dev, text=text, console=self.console
+            self,
+            self.settings,
+            self.tokenizer,
+            pieces=pieces,
+            learned=(rows, truth),
+            dev_texts=len(self.pool.rows["dev"]),
+            text=text,
+            console=self.console,
         )
         was_found = self.resume and note.is_file()
         curve = DepthCurve.read(note) if was_found else search.run(self.model.config)
@@ -361,14 +386,14 @@ def _hold_to_texts(folder: Path, splits: Splits, *, resume: bool) -> None:
         DataError: They are others.
     """
     note, found = folder / "texts.sha256", fingerprint_of((splits.train, splits.dev, splits.test))
-    if resume and note.is_file() and note.read_text("utf-8").strip() != found:
+    if resume and note.is_file() and note.read_text("utf-8").strip() not in {found, ""}:
         raise DataError(
             f"Cannot go on with the run in {folder}: its texts or labels were others, and what it learned from may be "
             "in dev or test now. Give the same files, or train anew without --resume."
         )
     if PartialState().is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        note.write_text(f"{found}\n", "utf-8")
+        write_whole(note, f"{found}\n")
 
 
 def _with_contrasts(splits: Splits, training: TrainingSettings) -> Splits:
