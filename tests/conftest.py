@@ -300,7 +300,8 @@ def make_family(tiny: str, pad_is_one: Path, tmp_path: Path) -> Callable[[str], 
     def make(family: str) -> Path:
         values = {
             "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64,
-            "max_position_embeddings": POSITIONS, "initializer_range": 0.2, "pad_token_id": 0, **{**FAMILIES, **OTHERS}[family],
+            "max_position_embeddings": POSITIONS, "initializer_range": 0.2, "pad_token_id": 0,
+            **{**FAMILIES, **OTHERS}[family],
         }  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(pad_is_one if values["pad_token_id"] else tiny)
         torch.manual_seed(0)

@@ -635,6 +635,28 @@ def test_hard_texts_are_learned_and_counted(tiny: str, csv_file: Path, tmp_path:
     assert "look like lists" not in said
 
 
+def test_what_is_no_page_is_not_written_over(folder: Path, csv_file: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "texts.csv"
+    mine.write_text("text\nmine\n", "utf-8")
+    done = call("explain", folder, csv_file, "--html", mine)
+    refused(done, "is there already, and no page. Give a name that ends in .html.")
+    refused(call("insights", folder, csv_file, "--output", tmp_path), "is there already, and no table of ours")
+    assert mine.read_text("utf-8") == "text\nmine\n"
+
+
+def test_columns_of_training_that_are_missing_are_named(tiny: str, csv_file: Path, tmp_path: Path) -> None:
+    columns = ["--text", "review", "--label", "sentiment"]
+    done = call("train", csv_file, "--output", tmp_path / "m", *columns, *small(tiny), "--head-epochs", 1)
+    assert done.code == 0, done.err
+    (tmp_path / "new.csv").write_text("txt,other\na,b\n", "utf-8")
+    refused(call("predict", tmp_path / "m", tmp_path / "new.csv"), "has no column 'review'")
+    (tmp_path / "new.csv").write_text("review,other\na,b\n", "utf-8")
+    refused(call("evaluate", tmp_path / "m", tmp_path / "new.csv"), "has no column 'sentiment'")
+    (tmp_path / "new.csv").write_text("text,label\na,positive\n", "utf-8")
+    assert call("evaluate", tmp_path / "m", tmp_path / "new.csv").code == 0
+    refused(call("predict", tmp_path, tmp_path / "new.csv"), f"Did you mean {str(tmp_path / 'm')!r}?")
+
+
 def test_labels_that_look_like_lists_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     train = Examples(["a", "b", "c", "d"], ["food|service", "food", "service", "food"], "made up")
     show.say_findings(show.err, Splits(train, train.pick([1, 2], "dev")))

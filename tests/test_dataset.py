@@ -91,7 +91,7 @@ def test_json_and_lines_are_read(tmp_path: Path) -> None:
     rows = [{"text": "two\nlines", "label": ["a", "b"]}, {"text": "é", "label": []}]
     (tmp_path / "t.json").write_text("\ufeff" + json.dumps(rows, indent=1), "utf-8")
     assert list(read_rows(tmp_path / "t.json")) == rows
-    (tmp_path / "plain.txt").write_bytes("\ufeffone, \"text\"\r\n\nthe label __label__a\n".encode())
+    (tmp_path / "plain.txt").write_bytes('\ufeffone, "text"\r\n\nthe label __label__a\n'.encode())
     assert [row["text"] for row in read_rows(tmp_path / "plain.txt")] == ['one, "text"', "", "the label __label__a"]
     (tmp_path / "fast.txt").write_text("__label__a __label__b I liked it\n__label__b\n", "utf-8")
     columns = DataSettings(separator="|")

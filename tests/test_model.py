@@ -770,7 +770,7 @@ def test_an_encoder_with_code_of_its_own_runs_none(
     values = json.loads((place / "config.json").read_text())
     values |= {"model_type": "mine", "auto_map": {"AutoConfig": "my.Mine", "AutoModel": "my.Mine"}}
     (place / "config.json").write_text(json.dumps(values))
-    (place / "my.py").write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\nclass Mine: pass\n")
+    (place / "my.py").write_text("import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass Mine: pass\n")
     asked: list[Any] = []
     monkeypatch.setattr("builtins.input", lambda *given: asked.append(given) or "y")
     load_tokenizer(str(place))  # a known one, which needs none of it

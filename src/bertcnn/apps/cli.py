@@ -64,6 +64,10 @@ def main() -> None:
         app(prog_name="bertcnn")
     except BertCNNError as error:
         _stop(" ".join(str(error).split("\n")))
+    except ModuleNotFoundError as error:
+        if (error.name or "bertcnn").startswith("bertcnn"):
+            raise
+        _stop(f"This needs the package {error.name!r}, which is not installed here. Install bertcnn with all it needs.")
     except OSError as error:
         if error.errno in FULL:
             sys.stdout = open(os.devnull, "w")  # what is still to be written has no place  # noqa: SIM115, PTH123

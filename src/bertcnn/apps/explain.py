@@ -20,6 +20,7 @@ from bertcnn.apps.options import (
     Runner,
     Source,
     check_is_other,
+    check_is_page,
     load_predictor,
     quiet,
     read_texts,
@@ -92,6 +93,7 @@ def explain(
     quiet()
     if html is not None:
         check_is_other(html, source, "--html")
+        check_is_page(html, "--html")
     predictor = load_predictor(model, backend, device)
     if label is not None and label not in predictor.label_names:
         known = ", ".join(map(repr, predictor.label_names))

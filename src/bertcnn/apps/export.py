@@ -98,7 +98,6 @@ def check(
     The largest difference of a logit and the number of other answers go into the folder's model card.
     """
     check_is_folder(model)
-    err.print(f"Running up to {limit:,} texts in every way, by each backend: a minute or so.", highlight=False)
     from bertcnn.inference.certificate import certify, write_certificate
     from bertcnn.text.dataset import as_text, load_rows
     from bertcnn.text.read_table import with_column
@@ -108,6 +107,10 @@ def check(
     rows = list(with_column(rows, data.text, "--text", source, delimiter=data.delimiter))
     texts = [as_text(row.get(data.text)) for row in rows]
     texts = ["", "a", *texts[: max(0, limit - 3)]]  # and a long one
+    err.print(
+        f"Running {len(texts) + 1:,} texts (three of ours) in every way, by each backend: a minute or so.",
+        highlight=False,
+    )
     with err.status("Working"):
         checks = certify(model, texts)
     if as_json:

@@ -82,6 +82,8 @@ def insights(
     data = replace(data, separator=(data.separator or "|") if predictor.is_multi_label else "")
     for name in TABLES:
         check_is_other(output / name, source, "A table of --output,")
+        if (output / name).exists() and not (output / "insights.html").exists():
+            raise DataError(f"{output / name} is there already, and no table of ours. Give another --output.")
     rows, label = _rows(source, data, label, by)
     data = replace(data, label=label or "label")
     # A copy that nobody reads would hold every row.

@@ -1,5 +1,6 @@
 """What commands have in common: flags, and what those name, a model folder or texts. Light to load."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -88,13 +89,17 @@ def reading(model: Path, source: str, **said: str | None) -> DataSettings:
     except BertCNNError:
         return plain
     likely = {name: getattr(trained, name) for name in said if name not in given and name != "encoding"}
+    columns = {"text", "label"} & likely.keys()
+    found = plain
     for choice in (likely, {**likely, "delimiter": plain.delimiter}):
         header = _header(source, change(Settings(), {**choice, **given}).data)
-        there = {name: value for name, value in choice.items() if name not in {"text", "label"} or value in header}
-        found = change(Settings(), {**there, **given}).data
+        # A trained column that is missing may be there by its usual name; else it is the trained one that is missed.
+        usual = {name: getattr(plain, name) for name in columns if choice[name] not in header}
+        usual = {name: value for name, value in usual.items() if value in header}
+        found = change(Settings(), {**choice, **usual, **given}).data
         if found.text in header:
-            return found
-    return plain
+            break
+    return found
 
 
 def _header(source: str, data: DataSettings) -> set[str]:
@@ -118,6 +123,16 @@ def check_is_other(output: Path, source: str, option: str) -> None:
     )
     if source != "-" and is_same:
         raise DataError(f"{option} {output} is the input itself. Give another name.")
+
+
+def check_is_page(output: Path, option: str) -> None:
+    """Refuse to write a page over what is none.
+
+    Raises:
+        DataError: There is a file of another kind.
+    """
+    if output.exists() and output.suffix.lower() not in {".html", ".htm"}:
+        raise DataError(f"{option} {output} is there already, and no page. Give a name that ends in .html.")
 
 
 @contextmanager
@@ -171,6 +186,7 @@ def quiet() -> None:
     """Keep the libraries' own progress and notes off the screen, without loading them for it."""
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of each try of many, where there is no network
     loaded = sys.modules.get("transformers")
     if loaded is not None:
         loaded.logging.set_verbosity_error()

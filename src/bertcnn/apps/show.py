@@ -70,7 +70,7 @@ def _notes(parts: "dict[str, Examples | None]", found: "Findings") -> Iterator[s
     for part in ("dev", "test"):
         held_out = parts[part]
         spoken = set(labels) if held_out is None else set(look_at(held_out).label_counts)
-        silent = [name for name in labels if name not in spoken]
+        silent = [name for name in labels if name not in spoken and spoken <= set(labels)]  # else they are misnamed
         if silent:
             yield (
                 f"labels without a {part} text: {_some(map(repr, silent))}. The {part} scores say nothing of them; add "

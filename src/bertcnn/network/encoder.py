@@ -90,7 +90,9 @@ def load_encoder(name: str, depth: int | Literal["half", "all"] = "all") -> PreT
         raise EncoderError(f"{name!r} is a trained model of ours. Name the encoder that it was made of.")
     if config.is_encoder_decoder:
         if type(config) not in _encoders_alone():
-            raise EncoderError(f"{name!r} is an encoder-decoder ({config.model_type}); name an encoder, such as a BERT.")
+            raise EncoderError(
+                f"{name!r} is an encoder-decoder ({config.model_type}); name an encoder, such as a BERT."
+            )
         config.is_encoder_decoder = False
     if getattr(config, "attention_type", None) == "block_sparse":
         # BigBird's has random blocks, and once a short text has come it is left for full attention, for good.
@@ -141,9 +143,9 @@ def _check_reads(name: str, encoder: PreTrainedModel, faults: dict[str, str]) ->
             if states.requires_grad:
                 torch.autograd.backward(states.square().sum())
     except Exception as error:  # as of an encoder of images, or of one that must be told more than pieces
-        kind = encoder.config.model_type
+        kind, why = encoder.config.model_type, f"{type(error).__name__}: {reason(error).rstrip('.')}"
         raise EncoderError(
-            f"{name!r} ({kind}) cannot be used as an encoder of text: {type(error).__name__}: {reason(error).rstrip('.')}. "
+            f"{name!r} ({kind}) cannot be used as an encoder of text: {why}. "
             "Name one that makes a state of each word piece, such as a BERT."
         ) from error
     read = [f"{one} {faults[one]}" for one, weight in wanted.items() if weight.grad is not None]

@@ -27,6 +27,10 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         kind, version = config.get("model_type"), config.get("format_version", 1)
+    except FileNotFoundError as error:
+        inside = sorted(place.parent.name for place in folder.glob("*/config.json"))
+        hint = f" Did you mean {str(folder / inside[0])!r}?" if inside else ""
+        raise ModelError(f"{folder} is no model folder: it holds no config.json.{hint}") from error
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{folder} holds no readable config.json ({error}). Expected a bertcnn model.") from error
     if kind != MODEL_TYPE:

@@ -128,8 +128,9 @@ class DepthCurve:
             more = "add" if self.gain.is_shown else "do not add"
             return (
                 f"Depth {self.chosen.depth} and not {other.depth}: by a regression on the means of their states, all "
-                f"layers {more} to half of them ({self.gain.points:+.1f} points, standard error {self.gain.error:.1f}, of "
-                f"{self.gain.texts} texts, each left out in turn); the dev texts are too few to tell."
+                f"layers {more} to half of them ({self.gain.points:+.1f} points, standard error "
+                f"{self.gain.error:.1f}, of {self.gain.texts} texts, each left out in turn); the dev texts are too few "
+                "to tell."
             )
         best = _best(self.trials, self.metric)
         return (

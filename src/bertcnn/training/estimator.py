@@ -177,8 +177,8 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
             table = np.asarray(y)
             if table.ndim != 2 or table.shape[1] != len(names) or type_of_target(table) != "multilabel-indicator":
                 raise DataError(
-                    f"The labels of dev have shape {table.shape}, expected a matrix of 0 and 1 with {len(names)} columns, "
-                    "as those of y."
+                    f"The labels of dev have shape {table.shape}, expected a matrix of 0 and 1 with {len(names)} "
+                    "columns, as those of y."
                 )
             return [tuple(names[k] for k in np.flatnonzero(row)) for row in table]
         place = {label: k for k, label in enumerate(self.classes_.tolist())}

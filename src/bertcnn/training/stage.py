@@ -244,7 +244,8 @@ def score_epoch(outcome: EvalPrediction) -> dict[str, float]:
     table = probabilities_of(logits, many=many)
     answers = decide(table, many=many, thresholds=fit_thresholds(table, truth) if many else None)
     scores = {name: score(truth, answers, table) for name, score in SCORES.items()}
-    commonest = np.unique(answers, axis=0, return_counts=True)[1].max() / len(answers)
+    is_one = len(np.unique(truth, axis=0)) == 1  # then one answer is right
+    commonest = 0.0 if is_one else np.unique(answers, axis=0, return_counts=True)[1].max() / len(answers)
     return {**scores, "commonest_answer": float(commonest)}
 
 

@@ -409,12 +409,13 @@ def _said_if_unlearned(truth: Truth, answers: Truth) -> list[str]:
     by_chance, p = chance(truth, answers)
     if p <= SURE:
         return []
-    return [
+    said = (
         f"It is not shown that anything was learned: of the {len(truth)} dev texts {np.mean(truth == answers):.0%} are "
         f"answered as labelled, and {by_chance:.0%} would be if the answers had nothing to do with the labels "
         f"(p = {p:.2f}). Give more texts to learn from and to choose on (--dev-fraction), and look whether labels "
         "belong to their texts."
-    ]
+    )
+    return [said]
 
 
 def _calibrate(predictor: Predictor, logits: npt.NDArray[np.float32], truth: Truth) -> float:
