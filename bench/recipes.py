@@ -35,6 +35,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 for size in (4, 8, 16, 32):
     RECIPES[f"frozen-{size}"] = {"method": "frozen", "epochs": 4, "layer_decay": 0.9, "batch_size": size}
     RECIPES[f"default-{size}"] = {**RECIPES["default"], "batch_size": size}
+RECIPES["default-8-epochs"] = {**RECIPES["default"], "epochs": 8}
 # The head alone, as long as `train` trains it.
 RECIPES["frozen-half"] = {"method": "frozen", "layer_decay": 0.9}
 RECIPES["frozen-all"] = {**RECIPES["frozen-half"], "depth": "all"}

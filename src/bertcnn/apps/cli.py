@@ -179,6 +179,7 @@ def predict(
         if output.exists() and not overwrite:
             raise DataError(f"{output} is there already. Give another --output, or --overwrite.")
     predictor = load_predictor(model, backend, device, max_tokens)
+    from bertcnn.inference.prediction import answer_columns, check_has_room
     from bertcnn.text.dataset import as_text
     from bertcnn.text.read_table import read_rows, with_column
 
@@ -191,7 +192,10 @@ def predict(
         rows = read_rows(source, encoding=encoding, delimiter=data.delimiter)
         rows = with_column(rows, column, "--text", source, delimiter=delimiter or "")
 
+    columns = answer_columns(predictor.label_names)
+
     def text_of(row: dict[str, Any]) -> str:
+        check_has_room(row, columns)  # before anything is computed
         return as_text(row.get(column))
 
     counts = _Counts()

@@ -1,6 +1,6 @@
 """What a model says of a text: logits to :class:`Prediction`. No network here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,10 +64,24 @@ def with_answer(row: Mapping[str, Any], form: Mapping[str, Any]) -> dict[str, An
     """
     added = {"prediction": form["label"], "confidence": round(form["confidence"], 6)}
     added |= {f"probability_{name}": round(p, 6) for name, p in form["probabilities"].items()}
-    taken = next((name for name in added if name in row), None)
+    check_has_room(row, added)
+    return {**row, **added}
+
+
+def answer_columns(labels: Iterable[str]) -> list[str]:
+    """Return the columns of an answer, by the labels of the model."""
+    return ["prediction", "confidence", *(f"probability_{name}" for name in labels)]
+
+
+def check_has_room(row: Mapping[str, Any], columns: Iterable[str]) -> None:
+    """Refuse a row that has one of the columns that shall be added.
+
+    Raises:
+        DataError: It has.
+    """
+    taken = next((name for name in columns if name in row), None)
     if taken is not None:
         raise DataError(f"The input has a column {taken!r} already, which would be lost. Rename it first.")
-    return {**row, **added}
 
 
 def cuts_of(spec: Spec) -> npt.NDArray[np.float64] | None:
