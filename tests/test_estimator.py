@@ -21,6 +21,7 @@ from sklearn.preprocessing import MultiLabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
 from bertcnn import BertCNNClassifier, DataError, Predictor, SettingsError, save
+from bertcnn.text.labels import named
 
 from .conftest import BAD, GOOD
 
@@ -192,7 +193,7 @@ def test_labels_of_any_type_come_back(make: Make, good: Any, bad: Any) -> None:
     table = classifier.predict_proba(NEW[:2])
     assert table[0, classifier.classes_.tolist().index(good)] > 0.5
     assert table[1, classifier.classes_.tolist().index(bad)] > 0.5
-    assert set(classifier.trained_.predictor.label_names) == {str(good), str(bad)}
+    assert set(classifier.trained_.predictor.label_names) == {named(good), named(bad)}
 
 
 def test_columns_follow_classes_where_names_sort_otherwise(make: Make) -> None:

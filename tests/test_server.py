@@ -780,7 +780,7 @@ def test_slow_and_vanishing_clients_do_no_harm(folder: Path, held: Held, monkeyp
         assert post(port, ["b"]).status_code == 200
         assert service.batcher.waiting_texts == 0
         page = HTTP.get(f"http://127.0.0.1:{port}/metrics").text
-        assert 'bertcnn_requests_total{route="/v1/predict",status="499"} 1.0' in page
+        assert 'bertcnn_requests_total{route="/v1/predict",status="499"} 2.0' in page
         with raw(port) as connection:
             part = b"2710\r\n" + b" " * 10_000 + b"\r\n"
             connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + 9 * part)

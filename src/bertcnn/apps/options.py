@@ -131,7 +131,7 @@ def check_is_page(output: Path, option: str) -> None:
     Raises:
         DataError: There is a file of another kind.
     """
-    if output.exists() and output.suffix.lower() not in {".html", ".htm"}:
+    if output.is_file() and output.suffix.lower() not in {".html", ".htm"}:
         raise DataError(f"{option} {output} is there already, and no page. Give a name that ends in .html.")
 
 
