@@ -51,7 +51,8 @@ class ModelSettings:
     depth: int | Literal["half", "all", "half-or-all", "auto"] = _setting(
         "half-or-all",
         "Encoder layers to keep, from below: a number, half, all; half-or-all: half, but all where a head on them is "
-        "better on dev by more than a standard error; auto: as few as do, by trying each (--tolerance).",
+        "better by more than a standard error, on dev or, where that is small, by a regression; auto: as few as do, by "
+        "trying each (--tolerance).",
     )
     states: str = _setting("last", "States the convolution reads: last, mix (learned), concat-N (last N layers).")
     features: Literal["windows", "mean", "first"] = _setting(
