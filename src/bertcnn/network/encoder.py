@@ -148,7 +148,7 @@ def _check_reads(name: str, encoder: PreTrainedModel, faults: dict[str, str]) ->
             f"{name!r} ({kind}) cannot be used as an encoder of text: {why}. "
             "Name one that makes a state of each word piece, such as a BERT."
         ) from error
-    read = [f"{one} {faults[one]}" for one, weight in wanted.items() if weight.grad is not None]
+    read = sorted(f"{one} {faults[one]}" for one, weight in wanted.items() if weight.grad is not None)
     encoder.zero_grad(set_to_none=True)
     encoder.requires_grad_(True)
     if read:
