@@ -39,6 +39,7 @@ from transformers import (
 
 from bertcnn import BertCNN, BertCNNConfig, EncoderError, ModelError, Predictor, SettingsError, embed
 from bertcnn.network.encoder import (
+    _check_reads,
     check_pieces,
     cut,
     layer_of_parameters,
@@ -50,7 +51,7 @@ from bertcnn.network.folder import WEIGHTS
 from bertcnn.network.loss import classification_loss
 from bertcnn.network.pool import StatePool
 from bertcnn.network.states import stream_states
-from bertcnn.network.vectors import RANDOM_RANGE, build_vectors, read_vectors
+from bertcnn.network.vectors import RANDOM_RANGE, build_pieces, build_vectors, read_vectors
 from bertcnn.text.tokens import PieceTokenizer
 from tests.conftest import FAMILIES, POSITIONS
 
@@ -834,6 +835,18 @@ def test_weights_that_are_parts_of_a_larger_one_are_made_whole(make_family: Call
     assert all(weight.untyped_storage().nbytes() == weight.nbytes for weight in encoder.parameters())
 
 
+def test_looking_at_weights_leaves_which_are_trained(tiny: str) -> None:
+    encoder = load_encoder(tiny)
+    assert all(weight.requires_grad for weight in encoder.parameters())
+    table = encoder.embeddings.position_embeddings.weight  # as tables of sines are in some families
+    table.requires_grad_(False)
+    _check_reads("tiny", encoder, {"pooler.dense.weight": "is missing"})
+    assert [name for name, weight in encoder.named_parameters() if not weight.requires_grad] == [
+        "embeddings.position_embeddings.weight"
+    ]
+    assert all(weight.grad is None for weight in encoder.parameters())
+
+
 def test_big_bird_attends_to_all(make_family: Callable[[str], Path]) -> None:
     assert load_encoder(str(make_family("big_bird"))).config.attention_type == "original_full"
 
@@ -860,6 +873,8 @@ def test_pieces_without_a_row_in_the_table(make_family: Callable[[str], Path], p
             check_pieces("mine", tokenizer, encoder)
         with pytest.raises(EncoderError, match="rows for them"):
             embed(["a text"], encoder=str(place))
+        with pytest.raises(EncoderError, match="rows for them"):
+            build_pieces(str(place))
 
 
 def test_a_row_without_pieces_is_answered(tiny: str) -> None:

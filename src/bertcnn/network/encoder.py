@@ -130,7 +130,8 @@ def _check_reads(name: str, encoder: PreTrainedModel, faults: dict[str, str]) ->
     Raises:
         EncoderError: It is one of these.
     """
-    wanted = {one: encoder.get_parameter(one) for one in faults if one in dict(encoder.named_parameters())}
+    wanted = {one: weight for one, weight in encoder.named_parameters() if one in faults}
+    trained = {weight: weight.requires_grad for weight in encoder.parameters()}  # tables of sines are not
     try:
         row = torch.arange(min(8, _table_rows(encoder)))[None]
         with torch.enable_grad():
@@ -150,7 +151,8 @@ def _check_reads(name: str, encoder: PreTrainedModel, faults: dict[str, str]) ->
         ) from error
     read = sorted(f"{one} {faults[one]}" for one, weight in wanted.items() if weight.grad is not None)
     encoder.zero_grad(set_to_none=True)
-    encoder.requires_grad_(True)
+    for weight, is_trained in trained.items():
+        weight.requires_grad_(is_trained)
     if read:
         more = f", and {len(read) - 3} more" if len(read) > 3 else ""
         raise EncoderError(

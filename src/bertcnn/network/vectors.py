@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from bertcnn.errors import EncoderError
 from bertcnn.network.config import WordVectorsConfig
-from bertcnn.network.encoder import load_encoder, load_tokenizer
+from bertcnn.network.encoder import check_pieces, load_encoder, load_tokenizer
 from bertcnn.text.cells import without_surrogates
 from bertcnn.text.tokens import PieceTokenizer
 
@@ -130,8 +130,9 @@ def build_pieces(encoder: str) -> tuple[WordVectors, PieceTokenizer]:
     Raises:
         EncoderError: There is no such encoder.
     """
-    table = load_encoder(encoder, 1).get_input_embeddings().weight.detach().clone()
-    tokenizer = load_tokenizer(encoder)
+    whole, tokenizer = load_encoder(encoder, 1), load_tokenizer(encoder)
+    check_pieces(encoder, tokenizer, whole)
+    table = whole.get_input_embeddings().weight.detach().clone()
     config = WordVectorsConfig(vocab_size=len(table), hidden_size=table.shape[1], pad_token_id=tokenizer.pad_id)
     words = WordVectors(config)
     words.embeddings.weight.data = table

@@ -367,9 +367,14 @@ class PieceTokenizer:
 
 def _with_and_without_special_pieces(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """Return the pieces of a text without and with the special ones; of "a", or what the tokenizer knows."""
-    added = {one.content for one in tokenizer.get_added_tokens_decoder().values()}
-    known = tokenizer.get_vocab(with_added_tokens=False)
-    for text in ("a", *sorted(known.keys() - added, key=known.__getitem__)):
+
+    def texts() -> Iterator[str]:
+        yield "a"  # which nearly all know: the rest takes a while to list
+        added = {one.content for one in tokenizer.get_added_tokens_decoder().values()}
+        known = tokenizer.get_vocab(with_added_tokens=False)
+        yield from sorted(known.keys() - added, key=known.__getitem__)
+
+    for text in texts():
         bare: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
         if bare:
             return bare, tokenizer.encode(text, add_special_tokens=True).ids
