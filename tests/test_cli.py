@@ -17,7 +17,7 @@ import typer
 
 import bertcnn
 from bertcnn import Predictor
-from bertcnn.apps import show
+from bertcnn.apps import cli, show
 from bertcnn.apps.cli import app, main
 from bertcnn.apps.show import err, out, say_findings, show_rows, show_scores
 from bertcnn.inference.metrics import evaluate
@@ -565,3 +565,16 @@ def test_a_row_of_json_without_the_text_is_an_empty_text(folder: Path, tmp_path:
     done = call("predict", folder, file)
     assert done.code == 2
     assert "has no column 'text'" in done.err
+
+
+def test_a_package_that_is_missing_is_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(**_: object) -> None:
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+
+    monkeypatch.setattr(cli, "app", missing)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "needs the package 'sklearn', which is not installed here" in " ".join(capsys.readouterr().err.split())

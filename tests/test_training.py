@@ -200,7 +200,7 @@ def test_a_model_that_learned_nothing_says_so(splits: Splits, quick: Settings) -
 
     assert not train_on(splits.dev.labels)
     (told,) = train_on(sorted(splits.dev.labels))
-    assert "% would be if the answers had nothing to do with the labels" in told
+    assert "% would be if they had nothing to do with the labels" in told
 
 
 def test_agreement_by_chance_holds_its_level_and_sees_what_is_there() -> None:

@@ -410,9 +410,9 @@ def _said_if_unlearned(truth: Truth, answers: Truth) -> list[str]:
     if p <= SURE:
         return []
     said = (
-        f"It is not shown that anything was learned: of the {len(truth)} dev texts {np.mean(truth == answers):.0%} are "
-        f"answered as labelled, and {by_chance:.0%} would be if the answers had nothing to do with the labels "
-        f"(p = {p:.2f}). Give more texts to learn from and to choose on (--dev-fraction), and look whether labels "
+        f"It is not shown that anything was learned: of the answers on {len(truth)} dev texts "
+        f"{np.mean(truth == answers):.0%} are as labelled, and {by_chance:.0%} would be if they had nothing to do with "
+        f"the labels (p = {p:.2f}). Give more texts to learn from and to choose on (--dev-fraction), and look whether labels "
         "belong to their texts."
     )
     return [said]
