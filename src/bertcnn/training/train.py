@@ -412,8 +412,8 @@ def _said_if_unlearned(truth: Truth, answers: Truth) -> list[str]:
     said = (
         f"It is not shown that anything was learned: of the answers on {len(truth)} dev texts "
         f"{np.mean(truth == answers):.0%} are as labelled, and {by_chance:.0%} would be if they had nothing to do with "
-        f"the labels (p = {p:.2f}). Give more texts to learn from and to choose on (--dev-fraction), and look whether labels "
-        "belong to their texts."
+        f"the labels (p = {p:.2f}). Give more texts to learn from and to choose on (--dev-fraction), and look whether "
+        "labels belong to their texts."
     )
     return [said]
 
