@@ -20,6 +20,8 @@ from tokenizers import Tokenizer, models, processors
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -851,6 +853,15 @@ def test_big_bird_attends_to_all(make_family: Callable[[str], Path]) -> None:
     assert load_encoder(str(make_family("big_bird"))).config.attention_type == "original_full"
 
 
+def test_texts_of_any_length_where_an_encoder_reads_in_chunks(make_family: Callable[[str], Path]) -> None:
+    place = make_family("bert")
+    plain, _ = embed(["a", "two words"], encoder=str(place))
+    config = AutoConfig.from_pretrained(place)
+    config.chunk_size_feed_forward = 4
+    config.save_pretrained(place)
+    torch.testing.assert_close(embed(["a", "two words"], encoder=str(place))[0], plain)
+
+
 @pytest.mark.parametrize("piece", ["[ADDED]", "[PAD]"])
 def test_pieces_without_a_row_in_the_table(make_family: Callable[[str], Path], piece: str) -> None:
     place = make_family("bert")
@@ -875,6 +886,12 @@ def test_pieces_without_a_row_in_the_table(make_family: Callable[[str], Path], p
             embed(["a text"], encoder=str(place))
         with pytest.raises(EncoderError, match="rows for them"):
             build_pieces(str(place))
+
+
+def test_a_tokenizer_without_a_piece_for_the_unknown(tiny: str) -> None:
+    without = PieceTokenizer(Tokenizer(WordPiece({"a": 0, "b": 1})), {})
+    with pytest.raises(EncoderError, match=r"'mine' cannot cut .*unk_token"):
+        check_pieces("mine", without, load_encoder(tiny))
 
 
 def test_a_row_without_pieces_is_answered(tiny: str) -> None:

