@@ -31,6 +31,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     "mean6-1e-4": {**LINEAR, "encoder_learning_rate": 1e-4},
     "1e-4emb": {"encoder_learning_rate": 1e-4, "train_word_embeddings": True},
 }
+# Four layers at 1e-4, and one thing changed.
+FOUR = RECIPES["1e-4d4"]
+RECIPES |= {
+    "four-pieces-trained": {**FOUR, "train_word_embeddings": True},
+    "four-dropout-0.1": {**FOUR, "dropout": 0.1},
+    "four-300-filters": {**FOUR, "num_filters": 300},
+    "four-widths-3-4-5": {**FOUR, "kernel_sizes": (3, 4, 5)},
+    "four-two-states": {**FOUR, "states": "concat-2"},
+}
 # What `train` does by itself, in batches of other sizes.
 for size in (4, 8, 16, 32):
     RECIPES[f"frozen-{size}"] = {"method": "frozen", "epochs": 4, "layer_decay": 0.9, "batch_size": size}
