@@ -20,8 +20,6 @@ from tokenizers import Tokenizer, models, processors
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -889,7 +887,7 @@ def test_pieces_without_a_row_in_the_table(make_family: Callable[[str], Path], p
 
 
 def test_a_tokenizer_without_a_piece_for_the_unknown(tiny: str) -> None:
-    without = PieceTokenizer(Tokenizer(WordPiece({"a": 0, "b": 1})), {})
+    without = PieceTokenizer(Tokenizer(models.WordPiece({"a": 0, "b": 1})), {})
     with pytest.raises(EncoderError, match=r"'mine' cannot cut .*unk_token"):
         check_pieces("mine", without, load_encoder(tiny))
 
