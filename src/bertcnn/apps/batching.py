@@ -11,6 +11,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import ceil
@@ -222,7 +223,7 @@ class Batcher:
     def _run(self) -> None:
         while (picked := self._next()) is not None:
             self._here.can_breathe = sum(job.tokens[i] for job, i in picked) > self.max_tokens
-            self._here.jobs = {job for job, _ in picked}
+            self._here.jobs, self._here.aside = {job for job, _ in picked}, 0.0
             self._compute(picked)
             with self._changed:
                 self._busy_lanes -= 1
@@ -263,10 +264,12 @@ class Batcher:
             picked = self._pick(self.max_tokens, takes_large=False) if self._jobs else []
         if picked:
             self._here.can_breathe = False  # one level is enough
+            begun = monotonic()
             try:
                 self._compute(picked)
             finally:
                 self._here.can_breathe = True
+                self._here.aside += monotonic() - begun
 
     def _pick(self, budget: int, *, takes_large: bool) -> _Picked:
         """Take texts of the same work, one of each request in turn, until the budget is full."""
@@ -304,18 +307,19 @@ class Batcher:
         picked = [(job, i) for job, i in picked if not job.is_dropped]
         if not picked:
             return
-        begun = monotonic()
+        begun, aside = monotonic(), self._here.aside
         tokens = sum(job.tokens[i] for job, i in picked)
         done = self._answers(picked)
-        seconds = monotonic() - begun
+        seconds = monotonic() - begun - (self._here.aside - aside)  # less what others were let in for
         if all(isinstance(answer, _Abandoned) for _, _, answer in done):  # what was left undone took no time
             return
         if FULL_ENOUGH * tokens >= self.max_tokens:
             rate = tokens / max(seconds, 1e-6)
             self._lane_rate += RATE_WEIGHT * (rate - self._lane_rate) if self._lane_rate else rate
-        self.observe(Batch(len(picked), tokens, seconds))
         assert self._loop is not None
         self._loop.call_soon_threadsafe(_deliver, done)
+        with suppress(Exception):  # a count that cannot be kept, as on a full disk, must not end the lane
+            self.observe(Batch(len(picked), tokens, seconds))
 
     def _answers(self, picked: _Picked) -> list[tuple[_Job, int, Any]]:
         """Return answers, or errors in their place; what goes wrong for one request fails no other."""

@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from io import TextIOWrapper
 from itertools import tee
 from pathlib import Path
 from time import perf_counter
@@ -60,6 +61,9 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # files are UTF-8; a terminal shows what it can of other alphabets
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
     try:
         app(prog_name="bertcnn")
     except BertCNNError as error:
@@ -273,7 +277,6 @@ def embed(
     model, tokenizer = load_for_embedding(encoder, layers, states, max_length, overlap)
     pieces = tokenizer(texts)
     write_states(output, model, tokenizer, pieces)
-    output.chmod(0o755)  # as of a model's folder: its draft is private
     out.print(f"{counted(len(texts))}, {len(pieces.ids):,} pieces, in [bold]{escape(str(output))}[/].", highlight=False)
 
 

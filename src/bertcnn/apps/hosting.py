@@ -1,7 +1,6 @@
 """The model that a server holds: loaded, put to work, and replaced while requests run."""
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -211,8 +210,3 @@ def _detach(backend: Backend) -> None:
     if model is not None:
         for tensor in chain(model.parameters(), model.buffers()):
             tensor.data = tensor.data.clone()
-
-
-def in_main_thread() -> bool:
-    """Return whether signals can be listened to here."""
-    return threading.current_thread() is threading.main_thread()

@@ -151,7 +151,8 @@ def _labels(rows: Iterable[dict[str, Any]], source: str, data: "DataSettings") -
         if not data.separator and (is_missing(value) or value == [] or not str(value).strip()):
             yield None
         else:
-            yield as_examples([row], source, data).labels[0]
+            # Lines of jsonl leave out what they have not.
+            yield as_examples([{data.text: "", data.label: None, **row}], source, data).labels[0]
 
 
 def _progress() -> Progress:

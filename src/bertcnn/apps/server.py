@@ -7,6 +7,7 @@ FastAPI's way through Python objects lets pass, and its findings are told in our
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from bertcnn import __version__
 from bertcnn.apps.batching import Busy
-from bertcnn.apps.hosting import Host, in_main_thread
+from bertcnn.apps.hosting import Host
 from bertcnn.apps.limits import ServerSettings
 from bertcnn.apps.middleware import Guard, Refused, is_from_here, log
 from bertcnn.apps.open_inference import NoSuchModel, readiness, routes
@@ -103,7 +104,7 @@ def create_app(settings: ServerSettings, *, pages: Sequence[Page] = ()) -> FastA
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     tasks: set[asyncio.Task[None]] = set()
-    hears_signals = in_main_thread() and hasattr(signal, "SIGHUP")
+    hears_signals = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP")
     if hears_signals:
 
         def renew() -> None:

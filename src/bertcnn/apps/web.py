@@ -100,7 +100,11 @@ def _files() -> Path:
         made = tempfile.mkdtemp(prefix="bertcnn-web-")
         atexit.register(shutil.rmtree, made, ignore_errors=True)
         os.environ["GRADIO_TEMP_DIR"] = made
-    return Path(os.environ["GRADIO_TEMP_DIR"]).resolve()
+    files = Path(os.environ["GRADIO_TEMP_DIR"]).resolve()
+    os.environ["GRADIO_TEMP_DIR"] = str(
+        files
+    )  # Gradio names files as it is told; a link to elsewhere would not be known
+    return files
 
 
 def _beside(app: FastAPI, service: Service) -> Service | None:

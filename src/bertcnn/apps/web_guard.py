@@ -138,7 +138,7 @@ class PageGuard:
     def _is_known(self, method: str, path: str) -> bool:
         if method == "POST":
             return path in _SENT
-        known = path in {"", "/"} or path.startswith((*_READ, f"{_FILE}{self.files}/"))
+        known = path in {"", "/"} or path.startswith((*_READ, f"{_FILE}{self.files.as_posix()}/"))
         return known and method in {"GET", "HEAD"}
 
     def _check_sent(self, path: str, headers: dict[bytes, bytes]) -> None:

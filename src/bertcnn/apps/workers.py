@@ -16,7 +16,6 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -30,7 +29,7 @@ from bertcnn.apps.middleware import log
 from bertcnn.apps.server import Page, create_app
 from bertcnn.errors import ModelError, SettingsError
 from bertcnn.inference.onnx_backend import threads
-from bertcnn.inference.predictor import NVIDIA
+from bertcnn.inference.predictor import has_gpu
 from bertcnn.network.folder import check_folder
 
 BACKLOG = 2048
@@ -169,7 +168,7 @@ def share_cores(settings: ServerSettings) -> int:
     ``OMP_NUM_THREADS`` says how many cores a process may use.
     """
     each = threads() if "OMP_NUM_THREADS" in os.environ else max(1, threads() // settings.workers)
-    on_gpu = settings.device not in {None, "cpu"} or (settings.device is None and Path(NVIDIA).exists())
+    on_gpu = settings.device not in {None, "cpu"} or (settings.device is None and has_gpu())
     lanes = settings.lanes or (1 if on_gpu else each)
     os.environ.setdefault("RAYON_NUM_THREADS", str(each))  # of tokenizers
     os.environ["OMP_NUM_THREADS"] = str(max(1, each // lanes))  # of torch, and of our ONNX sessions

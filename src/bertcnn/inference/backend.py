@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,21 +17,13 @@ from bertcnn.errors import ModelError
 from bertcnn.network.folder import read_config
 from bertcnn.text.tokens import Batch, Pieces, Windowing, make_batch, plan_batches
 
+if TYPE_CHECKING:
+    from bertcnn.network.config import BertCNNConfig
+
 Floats32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 NO_FILTERS = "This model has a plain linear head and no filters. Train one with features = 'windows', the default."
-
-
-class _Config(Protocol):
-    """What of a model's configuration is needed."""
-
-    is_multi_label: bool
-    label_names: list[str]
-    thresholds: list[float] | None
-    windowing: Windowing
-    kernel_sizes: Any
-    features: Any
 
 
 @dataclass(frozen=True)
@@ -58,8 +50,8 @@ class Spec:
         return max(self.kernel_sizes) - 1 if self.kernel_sizes else None
 
     @classmethod
-    def of(cls, config: _Config) -> Self:
-        """Return what a :class:`~bertcnn.network.config.BertCNNConfig` says."""
+    def of(cls, config: "BertCNNConfig") -> Self:
+        """Return what a configuration says."""
         return cls(
             labels=tuple(config.label_names),
             is_multi_label=config.is_multi_label,
@@ -159,9 +151,11 @@ class Backend(ABC):
     def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Pooled]:
         """Yield what is found in each batch, in one run of the network each."""
 
-    @abstractmethod
     def states(self, batch: Batch) -> Floats32:
         """Return what the convolution reads of a batch, ``(B, T, D)``; where a row is shorter, anything."""
+        (found,) = self.run([batch], with_states=True)
+        assert found.states is not None, "they were asked for"
+        return found.states
 
     @property
     @abstractmethod
@@ -203,7 +197,3 @@ class WrappedBackend(Backend):
     def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Pooled]:
         """Yield what is found in each batch."""
         return self.inner.run(batches, with_states=with_states)
-
-    def states(self, batch: Batch) -> Floats32:
-        """Return what the convolution reads of a batch."""
-        return self.inner.states(batch)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bertcnn.inference.backend import Backend, Floats32, Pooled, WrappedBackend
+from bertcnn.inference.backend import Backend, Pooled, WrappedBackend
 from bertcnn.inference.golden import long_text
 from bertcnn.inference.onnx_backend import FILES
 from bertcnn.inference.predictor import Predictor
@@ -130,9 +130,6 @@ class _Repadded(WrappedBackend):
 
     def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Pooled]:
         return self.inner.run(map(self._pad, batches), with_states=with_states)
-
-    def states(self, batch: Batch) -> Floats32:
-        return self.inner.states(self._pad(batch))
 
     def _pad(self, batch: Batch) -> Batch:
         length = batch.input_ids.shape[1]

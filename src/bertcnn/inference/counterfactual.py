@@ -184,7 +184,7 @@ class _Search:
         """Yield sets of places among the candidates that may flip."""
         order = np.argsort(-reach, kind="stable")
         values = reach[order] * (1 + 1e-9)
-        for places in _combinations(values, size):
+        for places in _reaching(values, size):
             yield tuple(order[list(places)].tolist())
 
     def _best(self, sets: Ints, top: "_Top") -> tuple[int, ...] | None:
@@ -272,20 +272,12 @@ def _touched(removed: npt.NDArray[np.bool_], widths: Ints) -> npt.NDArray[np.boo
     return np.stack([by_width[int(w)] for w in widths], axis=1)
 
 
-def _combinations(values: Floats, size: int) -> Iterator[tuple[int, ...]]:
-    """Yield sets of places whose values, sorted downwards, add up to at least 1, and few others."""
-    count = len(values)
-    if size == 1:
-        yield from ((i,) for i in range(int((values >= 1).sum())))
-        return
-    for first in range(count):
-        if values[first] * size < 1:
-            return
-        for rest in _from(values, size - 1, first + 1, 1 - values[first]):
-            yield (first, *rest)
+def _reaching(values: Floats, size: int, *, begin: int = 0, needed: float = 1.0) -> Iterator[tuple[int, ...]]:
+    """Yield the sets of so many places, from ``begin`` on, whose values add up to ``needed``, and few others.
 
-
-def _from(values: Floats, size: int, begin: int, needed: float) -> Iterator[tuple[int, ...]]:
+    Values are sorted downwards, so a set that begins at a place adds up to at most ``size`` times its value: where that
+    is too little, so it is at all later places.
+    """
     if needed <= 0:
         yield from combinations(range(begin, len(values)), size)
         return
@@ -295,5 +287,5 @@ def _from(values: Floats, size: int, begin: int, needed: float) -> Iterator[tupl
         if size == 1:
             yield (first,)
             continue
-        for rest in _from(values, size - 1, first + 1, needed - values[first]):
+        for rest in _reaching(values, size - 1, begin=first + 1, needed=needed - values[first]):
             yield (first, *rest)

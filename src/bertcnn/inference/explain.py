@@ -73,7 +73,8 @@ def explain(
         ModelError: The model has a plain linear head and no filters.
         TypeError: A single string was given, or something that is no string.
     """
-    distinct = list(dict.fromkeys(check_texts(texts)))
+    texts = check_texts(texts)
+    distinct = list(dict.fromkeys(texts))
     if not predictor.backend.spec.kernel_sizes:
         raise ModelError(NO_FILTERS)
     winners, logits = read_winners(predictor, distinct, with_parts=True)

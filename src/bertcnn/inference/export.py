@@ -67,6 +67,7 @@ def export_onnx(
     Raises:
         ModelError: A package is missing, the encoder cannot be exported, or a graph answers otherwise
             than it may. Nothing is written then.
+        DataError: ``dev`` has a label that the model does not know.
     """
     folder = Path(folder)
     predictor = Predictor.load(folder, backend="torch", device="cpu")

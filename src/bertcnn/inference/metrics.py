@@ -79,6 +79,9 @@ def evaluate(
         thresholds: From which a label holds, where texts have many; 0.5 each if None.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
+
+    Raises:
+        DataError: There are no texts.
     """
     # Imported here: it takes a second to load, and who predicts does without.
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support

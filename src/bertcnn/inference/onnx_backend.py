@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bertcnn.errors import ModelError, reason
@@ -74,11 +73,6 @@ class OnnxBackend(Backend):
         asked = ["features", "positions", *(["states"] if with_states else [])]
         for batch in batches:
             yield Pooled(batch, *self.session.run(asked, feed(batch)))
-
-    def states(self, batch: Batch) -> Floats32:
-        """Return what the convolution reads of a batch."""
-        (states,) = self.session.run(["states"], feed(batch))
-        return np.asarray(states)
 
     def _weights(self, layer: str) -> tuple[Floats32, Floats32]:
         try:

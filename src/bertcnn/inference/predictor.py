@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from shutil import which
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from bertcnn.inference.explanation import Explanation
     from bertcnn.inference.refusal import Operation
     from bertcnn.network.model import BertCNN
-
-NVIDIA = "/proc/driver/nvidia"
-"""Is there where a GPU is."""
 
 TEXTS_AT_ONCE = 4096
 """Texts held while streaming: enough to find neighbours of like length."""
@@ -270,7 +268,7 @@ class Predictor:
         """Score the model on labelled texts.
 
         Raises:
-            DataError: A label the model does not know.
+            DataError: A label the model does not know, or no texts.
         """
         truth = self._labels.encode(examples.labels, where=examples.source)
         table = self.probabilities(examples.texts)
@@ -306,12 +304,17 @@ class Predictor:
         return embed_with(self.model, self.tokenizer, check_texts(texts))
 
 
+def has_gpu() -> bool:
+    """Return whether an NVIDIA GPU seems to be here, without loading torch to ask it."""
+    return Path("/proc/driver/nvidia").exists() or which("nvidia-smi") is not None  # Windows and WSL have the latter
+
+
 def _fastest(folder: Path, device: str | None) -> str:
     """Return the backend to take where nothing is said."""
     there = [name for name, file in FILES.items() if (folder / file).is_file()]
     if device is not None or not there or find_spec("onnxruntime") is None:
         return "torch"
-    if Path(NVIDIA).exists() and find_spec("torch") is not None:
+    if has_gpu() and find_spec("torch") is not None:
         from torch import cuda
 
         if cuda.is_available():

@@ -70,12 +70,6 @@ class TorchBackend(Backend):
         if waiting is not None:
             yield _fetched(*waiting)
 
-    @torch.inference_mode()
-    def states(self, batch: Batch) -> Floats32:
-        """Return what the convolution reads of a batch."""
-        states = self.model.head.mix(batch_states(self.model.eval(), batch, self.max_tokens))
-        return np.asarray(states.float().cpu().numpy())
-
 
 def _arrays(layer: nn.Linear | TextCNN) -> tuple[Floats32, Floats32]:
     weight, bias = (tensor.detach().float().cpu().numpy() for tensor in (layer.weight, layer.bias))

@@ -5,6 +5,7 @@ by its content (weights, tokenizer, windows, texts): whatever changes makes anot
 """
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -33,8 +34,10 @@ BLOCK = 1 << 20
 
 _BATCHES = {"cpu": (1024, 70), "cuda": (65_536, 65_536)}
 
-ENTRY_FORMAT = b"2"
+ENTRY_FORMAT = b"3"
 """Of what an entry of the cache holds; those of another are not found."""
+
+_NOT_OF_STATES = frozenset({"_name_or_path", "architectures", "dtype", "transformers_version", "id2label", "label2id"})
 
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
@@ -140,9 +143,10 @@ def write_states(
     width = states_width(model.config.encoder, model.config.states)
     total = int(pieces.starts[-1])
     started = time.perf_counter()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".draft-"))
+    draft: Path | None = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".draft-"))
         np.save(draft / "starts.npy", pieces.starts)
         values = np.lib.format.open_memmap(draft / "states.npy", "w+", np.float16, (total, width))
         # Without its blocks, a map on a full disk would kill the process at some later write.
@@ -158,6 +162,7 @@ def write_states(
         values.flush()
         del values
         (draft / "seconds.txt").write_text(f"{time.perf_counter() - started:.3f}", "utf-8")
+        draft.chmod(0o755)  # a cache may be shared, and drafts are their maker's alone
         draft.rename(folder)
     except OSError as error:
         raise TrainingError(
@@ -165,7 +170,8 @@ def write_states(
             "Free some space, or name another folder by the setting 'cache' or BERTCNN_CACHE."
         ) from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _allocate(file: Path) -> None:
@@ -202,10 +208,12 @@ def cached_states(
     digest = hashlib.sha256()
     for name, weights in model.encoder.state_dict().items():
         digest.update(name.encode())
-        digest.update(weights.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(weights.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     config = model.config
+    encoder = {name: value for name, value in config.encoder.to_dict().items() if name not in _NOT_OF_STATES}
+    digest.update(json.dumps(encoder, sort_keys=True, default=str).encode())
     digest.update(ENTRY_FORMAT)
-    digest.update(repr((config.states, config.windowing, str(config.encoder.model_type), model.dtype)).encode())
+    digest.update(repr((config.states, config.windowing, model.dtype)).encode())
     digest.update(pieces.ids.tobytes() + pieces.starts.tobytes())
     folder = cache / digest.hexdigest()[:32]
     if (known := _entry(folder)) is not None:
@@ -248,7 +256,7 @@ def _drop_oldest(cache: Path, *, keep: Path) -> None:
     """Delete the oldest entries beyond what the cache may hold, and what killed processes left half-written."""
     entries: list[tuple[float, int, Path]] = []
     for entry in [*cache.glob("[0-9a-f]" * 32), *cache.glob(".draft-*")]:
-        with suppress(FileNotFoundError):  # another process cleans up, too
+        with suppress(OSError):  # another process cleans up, too, or it is another user's
             size = sum(file.stat().st_size for file in entry.iterdir())
             entries.append((entry.stat().st_mtime, size, entry))
     total = sum(size for _, size, _ in entries)
@@ -286,11 +294,13 @@ def embed(
         overlap: Pieces that neighbouring windows share.
 
     Returns:
-        States, float32 ``(B, T, D)``, 0 behind the end of a text, and a mask, bool ``(B, T)``,
-        special pieces included.
+        States, float32 ``(B, T, S)``, S the width of all that were asked for, 0 behind the end of a
+        text; and a mask, bool ``(B, T)``, special pieces included.
 
     Raises:
         EncoderError: There is no such encoder.
+        ModelError: A bertcnn model's folder is broken.
+        SettingsError: The encoder has no such depth or states, or cannot be cut into windows so.
         TypeError: A single string was given.
 
     >>> states, mask = embed(["Not bad at all.", "Good."])

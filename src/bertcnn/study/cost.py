@@ -1,6 +1,5 @@
 """What a system costs: seconds, operations, parameters, bytes."""
 
-import resource
 import statistics
 import sys
 import time
@@ -76,12 +75,16 @@ def measure(system: Classifier, texts: Sequence[str], *, train_seconds: float, p
         flops_per_text=_flops(system, texts[:FLOPS_TEXTS]),
         parameters=parameters,
         megabytes=None if size is None else round(size / 1e6, 2),
-        peak_megabytes=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT / 1024**2, 1),
+        peak_megabytes=_peak(),
     )
 
 
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
-"""Bytes: Linux counts in kilobytes, macOS in bytes."""
+def _peak() -> float:
+    """Return the most memory that this process held, in megabytes."""
+    import resource  # which Windows has not
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes: Linux counts in kilobytes
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1024**2, 1)
 
 
 def _flops(system: Any, texts: Sequence[str]) -> float | None:

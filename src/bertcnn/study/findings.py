@@ -5,13 +5,14 @@ How figures look is in ``tables`` and ``pictures``.
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from statistics import fmean, median
 from typing import Any
 
 from bertcnn.errors import StudyError
 from bertcnn.inference.metrics import Estimate
 from bertcnn.study.behaviour import Tally
+from bertcnn.study.cost import Cost
 from bertcnn.study.curves import frontier, reliability, time_to
 from bertcnn.study.details import (
     Contrast,
@@ -329,16 +330,7 @@ def _row(study: Study, data: str, name: str, expected: int) -> Row:
     )
 
 
-COSTS = (
-    "train_seconds",
-    "predict_seconds",
-    "texts_per_second",
-    "latency_ms",
-    "flops_per_text",
-    "parameters",
-    "megabytes",
-    "peak_megabytes",
-)
+COSTS = tuple(one.name for one in fields(Cost))
 
 
 def _about(name: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bertcnn.errors import StudyError
 from bertcnn.settings import batch_for
 from bertcnn.study.details import over
 from bertcnn.study.evidence import Result, Study
@@ -98,7 +99,11 @@ def _settings_of(run: Result) -> Iterable[tuple[str, str]]:
 
 
 def _is_network(name: str) -> bool:
-    return system(name).settings is not None
+    """Return whether a system is a network of ours; of another version's, nothing is known."""
+    try:
+        return system(name).settings is not None
+    except StudyError:
+        return False
 
 
 def chosen_settings(study: Study, names: Iterable[str], ladder: Iterable[str]) -> Iterable[Chosen]:

@@ -6,7 +6,6 @@ The page is one file: pictures and figures are in it, and it asks the network fo
 import csv
 import io
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from bertcnn.study import pictures, tables
 from bertcnn.study.evidence import Result, Study, read_study
 from bertcnn.study.findings import DataSet, Report, find
 from bertcnn.study.verdict import Answer
+from bertcnn.text.cells import as_json
 from bertcnn.text.write_table import write_whole
 
 __all__ = ["Report", "write_report"]
@@ -233,17 +233,7 @@ def _summary(report: Report) -> str:
 
 def _json(report: Report) -> str:
     """Return the report as JSON that cannot end the script it stands in."""
-    text = json.dumps(_finite(report.to_dict()), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _finite(value: Any) -> Any:
-    """Replace what JSON has no word for, infinity and not-a-number, by None."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return as_json(report.to_dict()).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _csv(study: Study) -> str:

@@ -237,12 +237,10 @@ def fit(
     """
     if one.settings is not None:
         # Imported here, for it loads torch and Trainer, which the other systems do without.
-        from bertcnn.training.estimator import DEFAULTS as KNOWN
         from bertcnn.training.estimator import BertCNNClassifier
 
         settings = network_settings(one, base, changes, seed=seed, vectors=vectors)
-        given = {**vars(settings.model), **vars(settings.training)}
-        network = BertCNNClassifier(**{name: value for name, value in given.items() if name in KNOWN})
+        network = BertCNNClassifier(**vars(settings.model), **vars(settings.training))
         return cast(Classifier, network.fit(train.texts, train.labels, dev=(dev.texts, dev.labels), also_encode=pool))
     values = {**{name: choices[0] for name, choices in one.space.items()}, **changes}
     return cast(Classifier, _plain(one, values, base, seed, pool).fit(train.texts, train.labels))

@@ -293,11 +293,13 @@ def _read_lines(path: Path, encoding: str) -> Iterator[Row]:
 
 def _read_parquet(path: Path) -> Iterator[Row]:
     parquet = pyarrow_parquet()
+    from pyarrow import ArrowException
+
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
                 yield from batch.to_pylist()
-    except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
+    except (OSError, ValueError, ArrowException) as error:
         raise DataError(f"{path} is not a whole parquet file: {str(error).strip()}") from error
 
 

@@ -165,11 +165,11 @@ def segments(
     step = windows or len(starts)
     for first in range(0, len(starts), step):
         last = min(first + step, len(starts))
-        read_from = max(first - 1, 0)
-        rows = np.stack([np.concatenate([head, start + body, tail]) for start in starts[read_from:last]])
         begin = max(int(bounds[first]) - reach, 0)
         positions = np.arange(begin, bounds[last], dtype=np.int64)
         owner = np.searchsorted(bounds, positions, side="right") - 1
+        read_from = int(owner[0])  # of the window before, or, where the last one was moved back, of one before that
+        rows = np.stack([np.concatenate([head, start + body, tail]) for start in starts[read_from:last]])
         columns = positions - starts[owner]  # a window's column of row piece p is p - its start
         yield Segment(text, begin, rows, (owner - read_from) * windowing.length + columns)
 

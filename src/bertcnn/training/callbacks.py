@@ -45,7 +45,7 @@ def encoding_bar(console: Console, pieces: int) -> Iterator[Callable[[int], None
 
 
 class ProgressBar(TrainerCallback):
-    """A bar with loss, dev score and time left; a line an epoch where there is no terminal."""
+    """A bar with loss, dev score and time left, shown while ``bar`` is entered; else a line an epoch."""
 
     def __init__(self, console: Console, name: str, metric: str) -> None:
         self.console, self.name, self.metric = console, name, metric
@@ -65,7 +65,6 @@ class ProgressBar(TrainerCallback):
         self.task: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar.start()
         self.task = self.bar.add_task(self.name, total=state.max_steps, completed=state.global_step, said="")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -88,9 +87,6 @@ class ProgressBar(TrainerCallback):
             highlight=False,
         )
         self.losses.clear()
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar.stop()
 
     def _loss(self) -> float:
         """Return the mean since the last dev score: that of a few steps goes up and down."""
@@ -161,7 +157,7 @@ class Interruption(TrainerCallback):
     So does being terminated, as by a machine's scheduler, and a terminal that is closed.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))  # Windows: none
 
     def __init__(self) -> None:
         self.wanted = False

@@ -168,7 +168,7 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
         names, counts = np.unique(column_or_1d(y), return_counts=True)
         if len(names) > 1 and (counts == 1).any():
             single = ", ".join(map(repr, names[counts == 1].tolist()[:10]))
-            warnings.warn(f"Labels with a single text, which no split can check: {single}.", UserWarning, stacklevel=3)
+            warnings.warn(f"Labels with a single text, which no split can check: {single}.", UserWarning, stacklevel=4)
 
     def _labels(self, y: Any) -> list[Label]:
         """Return the names of labels."""

@@ -189,7 +189,7 @@ class Run:
         stage = Stage(name, sets["train"], sets["dev"], collate, epochs, metric, folder)
         watchdog, show = Watchdog(name), ProgressBar(self.console, folder.name, metric)
         module = model if states is None else model.head
-        with Interruption() as interruption:
+        with Interruption() as interruption, show.bar:
             log = run_stage(module, stage, training, [Clock(), watchdog, interruption, show], resume=resume)
         return log, watchdog.warnings
 

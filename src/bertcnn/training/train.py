@@ -117,7 +117,7 @@ def train(
         DataError: Labels that cannot be learned, or that dev or test has and train does not; no dev texts.
         EncoderError: The encoder cannot be loaded.
         SettingsError: A setting does not fit, or no depth answers within ``budget_ms``.
-        TrainingError: The loss became infinite, or the disk is full.
+        TrainingError: The loss became infinite, or something cannot be read or written.
         KeyboardInterrupt: Ctrl-C; a checkpoint was saved.
     """
     settings = settings or Settings()
@@ -160,8 +160,8 @@ def train(
             run.train(splits, truths, also_encode)
         except (OSError, SafetensorError) as error:
             raise TrainingError(
-                f"Training stopped: {error}. Is the disk of {checkpoints or scratch} full? "
-                "Free some space and go on with --resume."
+                f"Training stopped: {error}. Mend that (is the disk of {checkpoints or scratch} full?) and go on with "
+                "--resume."
             ) from error
     predictor = Predictor(run.model, run.tokenizer)
     logits = predictor.logits(splits.dev.texts)
