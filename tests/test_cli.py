@@ -538,10 +538,13 @@ def test_nothing_to_resume(csv_file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [None, (sys.executable, "-m", "bertcnn")])
-def test_as_a_subprocess(folder: Path, command: Sequence[str] | None) -> None:
-    done = real("predict", folder, "--json", stdin="the phone was good\nit was awful\n", command=command)
+def test_as_a_subprocess(folder: Path, command: Sequence[str] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # as on Windows, where output is redirected
+    stdin = "the phone was good \U0001f44d\nit was awful\n"
+    done = real("predict", folder, "--json", stdin=stdin, command=command)
     assert done.code == 0, done.err
     rows = [json.loads(line) for line in done.out.splitlines()]
+    assert rows[0]["text"] == "the phone was good \U0001f44d"
     assert [row["prediction"] for row in rows] == ["positive", "negative"]
     assert done.err.startswith("2 texts in ")
 

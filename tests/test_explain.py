@@ -255,6 +255,7 @@ def test_texts_must_be_a_list_of_texts(tiny: str) -> None:
         explain(predictor, "good")
     with pytest.raises(TypeError, match="Text 1 is a float"):
         explain(predictor, ["good", 1.0])
+    assert len(explain(predictor, iter(["good", "bad", "good"]))) == 3
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections import defaultdict
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from bertcnn import BertCNN, DataError, ModelError, Predictor
+from bertcnn import BertCNN, DataError, ModelError, Predictor, Settings
+from bertcnn.apps.insights import _labels
 from bertcnn.apps.insights import insights as command
 from bertcnn.inference import insights as module
 from bertcnn.inference import mistakes
@@ -30,6 +32,7 @@ from bertcnn.inference.mistakes import can_judge, probable_mistakes
 from bertcnn.inference.phrases import PhraseTable, names_of
 from bertcnn.inference.winners import Span, Winners
 from bertcnn.network.encoder import load_tokenizer
+from bertcnn.settings import change
 from bertcnn.text.read_table import read_rows
 from tests.conftest import make_texts
 
@@ -662,6 +665,9 @@ def test_command_reads_lines_and_names_faults(folder: Path, csv_file: Path, tmp_
     ):
         with pytest.raises(DataError, match=words):
             run([str(folder), *arguments, "--output", place])
+    many = change(Settings(), {"separator": "|"}).data
+    rows: list[dict[str, Any]] = [{"text": "good", "label": ["positive"]}, {"text": "bad"}]  # as lines of jsonl
+    assert list(_labels(rows, "lines.jsonl", many)) == [("positive",), ()]
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(DataError, match="Cannot write into"):

@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bertcnn import BertCNN, BertCNNClassifier, Predictor, Settings, train
+from bertcnn.errors import TrainingError
 from bertcnn.network import states as states_module
+from bertcnn.network.encoder import build_encoder
 from bertcnn.network.states import cached_states, stream_states
 from bertcnn.settings import change
 from bertcnn.text.dataset import Splits, load_splits
@@ -90,6 +92,26 @@ def test_6_cached_states_give_the_logits_of_the_live_encoder(
     again = cached_states(model, tokenizer, pieces, tmp_path)
     assert (again.values == kept.values).all()
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_6_the_same_weights_in_another_network_have_states_of_their_own(
+    tiny: str, tokenizer: PieceTokenizer, tmp_path: Path
+) -> None:
+    pieces, found = tokenizer(["a good film"]), []
+    for activation in ("gelu", "relu"):
+        model = BertCNN.from_encoder(tiny, depth=1)
+        model.config.encoder.hidden_act = activation
+        model.encoder = build_encoder(model.config.encoder)
+        torch.manual_seed(0)
+        for weight in model.encoder.parameters():
+            torch.nn.init.normal_(weight, std=0.1)
+        found.append(np.array(cached_states(model, tokenizer, pieces, tmp_path).values))
+    assert np.abs(found[0] - found[1]).max() > 0
+    assert {entry.stat().st_mode & 0o755 for entry in tmp_path.iterdir()} == {0o755}, "a cache may be shared"
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(TrainingError, match=r"Cannot keep .* another folder by the setting 'cache'"):
+        cached_states(model, tokenizer, pieces, blocked)
 
 
 def test_6_the_cache_is_kept_clean(

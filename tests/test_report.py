@@ -431,6 +431,14 @@ def test_where_no_question_is_answered_the_best_two_are_compared(tmp_path):
     assert "Which of the two systems" in (folder / "report.html").read_text("utf-8")
 
 
+def test_a_system_of_another_version_has_its_row(tmp_path):
+    folder = make_study(tmp_path / "s", systems=("tfidf", "cnn-random", "cnn-tuned"), texts=60)
+    results = folder / "results.jsonl"
+    results.write_text(results.read_text().replace('"cnn-tuned"', '"cnn-of-another-version"'))
+    write_report(folder)
+    assert "cnn-of-another-version" in (folder / "report.md").read_text("utf-8")
+
+
 def test_the_best_two_are_any_two(tmp_path):
     skill = {"bert-cnn@mix": 0.9, "bert-mean@mix": 0.6}
     folder = make_study(tmp_path / "s", systems=("tfidf", *skill), texts=200, skill=skill)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import copy
 import gzip
 import json
 import logging
@@ -28,8 +29,8 @@ from starlette.testclient import TestClient
 
 from bertcnn import BertCNN, ModelError, Predictor, SettingsError
 from bertcnn.apps import connections, middleware, workers
-from bertcnn.apps.batching import Batcher, Busy
-from bertcnn.apps.hosting import Classify, estimated_pieces
+from bertcnn.apps.batching import Batch, Batcher, Busy
+from bertcnn.apps.hosting import BreathingBackend, Classify, estimated_pieces
 from bertcnn.apps.limits import ServerSettings, is_loopback
 from bertcnn.apps.open_inference import readiness
 from bertcnn.apps.schemas import ExplainResponse, InferResponse, ModelsResponse, PredictResponse
@@ -537,6 +538,52 @@ def test_a_short_text_is_computed_in_the_midst_of_a_very_long_one() -> None:
         batcher.breathe()  # from elsewhere: nothing
 
     batched(play)
+
+
+def test_the_time_of_those_let_in_is_not_the_large_ones_and_what_cannot_be_counted_is_answered() -> None:
+    begun, go = threading.Event(), threading.Event()
+    seen: list[tuple[int, float]] = []
+
+    def observe(batch: Batch) -> None:
+        seen.append((batch.texts, batch.seconds))
+        raise OSError("no room for counts")
+
+    async def play(batcher: Batcher) -> None:
+        def work(texts: list[str]) -> list[str]:
+            if "giant" in texts:
+                begun.set()
+                assert go.wait(10)
+                batcher.breathe()
+            else:
+                time.sleep(0.5)
+            return answered(texts)
+
+        giant = asyncio.create_task(batcher.submit(work, ["giant"], [500]))
+        await asyncio.to_thread(begun.wait, 10)
+        short = asyncio.create_task(batcher.submit(work, ["short", "too"], [5, 5]))
+        await asyncio.sleep(0.02)
+        go.set()
+        assert await short == ["<short>", "<too>"]
+        assert await giant == ["<giant>"]
+        assert await batcher.submit(work, ["after"], [5]) == ["<after>"]
+
+    batched(play, observe=observe)
+    (small, of_small), (large, of_large), _ = seen
+    assert (small, large) == (2, 1)
+    assert of_small >= 0.5 > of_large
+
+
+@pytest.mark.parametrize("option", ["audit", "counterfactual"])
+def test_what_explanations_read_again_lets_others_in(reference: Predictor, option: str) -> None:
+    pauses: list[int] = []
+    text = "the food was good but the staff was awful and slow"
+    plain, again = copy.copy(reference), copy.copy(reference)
+    for one in (plain, again):
+        one.backend = BreathingBackend(reference.backend, lambda: pauses.append(1), max_tokens=1024)
+    plain.explain([text])
+    few = len(pauses)
+    again.explain([text], audit=option == "audit", counterfactual=option == "counterfactual")
+    assert len(pauses) - few > few
 
 
 def test_what_nobody_waits_for_any_more_is_not_computed_to_its_end() -> None:

@@ -1,3 +1,4 @@
+import io
 import itertools
 import json
 import os
@@ -5,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from typer.testing import CliRunner
 
@@ -248,8 +251,10 @@ def test_a_loss_that_is_no_number_stops_the_run(
         return logits.sum() * (float("nan") if next(calls) > 3 else 1.0)
 
     monkeypatch.setattr(model, "classification_loss", breaking)
+    terminal = Console(force_terminal=True, file=io.StringIO())
     with pytest.raises(TrainingError, match=r"is nan at step .*learning rate"):
-        train(splits, change(quick, {"method": method, "epochs": 2}))
+        train(splits, change(quick, {"method": method, "epochs": 2}), console=terminal)
+    assert not any(type(thread).__name__ == "_RefreshThread" for thread in threading.enumerate()), "the bar goes on"
 
 
 def test_a_resumed_run_has_no_more_patience(
