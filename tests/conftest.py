@@ -134,6 +134,8 @@ arguments, folder, environment = json.loads(message)
 os.chdir(folder)
 os.environ.clear()
 os.environ.update(environment)
+coding = os.environ.get("PYTHONIOENCODING")
+sys.stdin, sys.stdout, sys.stderr = (open(i, "rww"[i], encoding=coding, closefd=False) for i in range(3))
 sys.argv[1:] = arguments
 runpy.run_module("bertcnn", run_name="__main__", alter_sys=True)
 """
