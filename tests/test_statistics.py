@@ -168,7 +168,7 @@ def test_repeating_the_same_answers_is_no_new_evidence() -> None:
     assert five.test == CROSSED
     assert (five.difference.low, five.difference.high) == pytest.approx((one.difference.low, one.difference.high))
     assert five.p_value == pytest.approx(one.p_value, rel=0.5)
-    assert five.smallest == pytest.approx(one.smallest)
+    assert five.smallest == pytest.approx(one.smallest, rel=0.3)
 
 
 def test_variances_are_those_of_the_analysis_of_variance() -> None:
@@ -223,7 +223,7 @@ def test_small_and_degenerate_tables_get_an_answer(runs: int, examples: int, dat
     found = compare(a, b)
     assert 0 < found.p_value <= 1
     assert -1 <= found.difference.low <= found.difference.value <= found.difference.high <= 1
-    assert 0 < found.smallest <= 1
+    assert 0 < found.smallest <= 1 or (runs == 1 and examples < 6)
 
 
 def test_overwhelming_evidence_does_not_overflow() -> None:
@@ -362,6 +362,30 @@ def test_power_at_a_real_difference(runs: int, run_sd: float) -> None:
     found = [compare(*simulate(generator, runs, run_sd=run_sd, better=0.8)) for _ in range(200)]
     assert np.mean([c.p_value < 0.05 for c in found]) > 0.8
     assert np.mean([c.difference.low <= expected <= c.difference.high for c in found]) >= 0.92
+
+
+@pytest.mark.parametrize(("texts", "apart"), [(6, 0), (30, 0), (100, 2), (377, 30), (1821, 200)])
+def test_the_smallest_difference_is_the_exact_tests(texts: int, apart: int) -> None:
+    """Not the t interval's: at 30 texts without a disagreement that had 13 points, which McNemar shows once in five."""
+    smallest = statistics._smallest(texts, apart)
+    generator = np.random.default_rng(texts)
+
+    def power(difference: float) -> float:
+        rate = max(difference, apart / texts)
+        chances = (rate + difference) / 2, (rate - difference) / 2, 1 - rate
+        met = generator.multinomial(texts, np.clip(chances, 0, 1), size=4000)
+        return float(np.mean([exact_p(int(a), int(b)) < 0.05 for a, b, _ in met]))
+
+    assert power(smallest) > 0.78
+    assert power(smallest - 1 / texts) < 0.82
+    assert not np.isfinite(statistics._smallest(5, 0))
+
+
+def test_one_answer_for_all_has_no_macro_f1_of_100() -> None:
+    truth = np.array(["rare"] * 2 + ["common"] * 28)
+    row = np.arange(30)
+    found = macro_f1(Outcomes(row, np.zeros_like(row), truth, np.full(30, "common")))
+    assert found.low < found.value < found.high < 0.65
 
 
 @pytest.mark.parametrize("runs", [1, 5])

@@ -5,6 +5,7 @@ their kind, and every run answers the same examples, so both must count and neit
 the other: a crossed design. Nothing here trains, reads files or draws.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.optimize import brentq
 from scipy.special import stdtrit
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from bertcnn.errors import StudyError
 from bertcnn.inference.metrics import RESAMPLES, Estimate
@@ -115,7 +116,7 @@ def macro_f1(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -
     As in :mod:`bertcnn.inference.metrics`, a label that a run neither meets nor gives does not count.
 
     As in :func:`accuracy` the interval is drawn from two examples more, one right and one wrong, spread
-    over the labels.
+    over the labels as the truth is. A label that a resample has not keeps the F1 that it has in the whole.
 
     ``resamples`` and ``seed`` are of the bootstrap; how it counts runs, says :func:`_interval`.
     """
@@ -132,16 +133,21 @@ def macro_f1(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -
         (example, cells + answers, ones),
     ]
     counts = _matrix(parts, (examples, 2 * cells))
-    met = (np.asarray(counts.sum(axis=0)).ravel()[cells:] > 0).reshape(runs, labels)
-    shares = (met / np.maximum(met.sum(axis=1, keepdims=True), 1)).ravel()  # an example is met, and answered
+    hits, uses = np.asarray(counts.sum(axis=0)).reshape(2, runs, labels)
+    whole = 2 * hits / np.maximum(uses, 1)
+    met = uses > 0
+    shares = np.bincount(truth, minlength=cells).reshape(runs, labels)
+    shares = (shares / np.maximum(shares.sum(axis=1, keepdims=True), 1)).ravel()  # an example is met, and answered
     imagined = np.stack([np.concatenate([shares, 2 * shares]), np.concatenate([0 * shares, 2 * shares])])
+    apart = sparse.block_diag([counts, imagined], format="csr")  # so that it is known which labels a resample has
 
     def score(sums: Floats) -> Floats:
-        hits, uses = sums.reshape(2, runs, labels, -1)
-        met = (uses > 0).sum(axis=1)
-        return np.where(met > 0, (2 * hits / np.maximum(uses, 1)).sum(axis=1) / np.maximum(met, 1), np.nan)
+        hits, uses, *more = sums.reshape(len(sums) // cells, runs, labels, -1)
+        more_hits, more_uses = more or (0.0, 0.0)
+        f1 = np.where(uses > 0, 2 * (hits + more_hits) / np.maximum(uses + more_uses, 1), whole[:, :, None])
+        return np.where(met[:, :, None], f1, 0).sum(axis=1) / met.sum(axis=1)[:, None]
 
-    return _interval(score, counts, sparse.vstack([counts, imagined]), resamples=resamples, seed=seed)
+    return _interval(score, counts, apart, resamples=resamples, seed=seed)
 
 
 def compare(a: Outcomes, b: Outcomes) -> Comparison:
@@ -187,7 +193,9 @@ def compare(a: Outcomes, b: Outcomes) -> Comparison:
         test=MCNEMAR if runs == 1 else CROSSED,
         only_a=only_a,
         only_b=only_b,
-        smallest=min(half + _distance(parts, 1 - POWER), 1.0),
+        smallest=(
+            _smallest(examples, only_a + only_b) if runs == 1 else min(half + _distance(parts, 1 - POWER), 1.0)
+        ),
         texts=examples,
         seeds=runs,
     )
@@ -291,6 +299,26 @@ def _pair(a: Outcomes, b: Outcomes) -> tuple[Ids, Ids, Floats, Floats]:
 
 def _mcnemar(only_a: int, only_b: int) -> float:
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def _smallest(texts: int, disagreements: int) -> float:
+    """Return the smallest difference that McNemar's test shows four times in five; infinity where it shows none.
+
+    The systems disagree on as many texts as they were seen to, or, to differ by more, on as many as that takes.
+    """
+
+    def power(difference: int) -> float:
+        apart = max(difference, disagreements)
+        lowest, highest = binom.interval(1 - 1e-9, texts, apart / texts)
+        met = np.arange(lowest, highest + 1)  # how many disagreements a new sample of texts may have
+        most = binom.ppf(TAIL, met, 0.5) - 1  # of these, the worse system may be right on so many
+        worse = (1 - difference / apart) / 2
+        shown = binom.cdf(most, met, worse) + binom.sf(met - most - 1, met, worse)
+        return float(binom.pmf(met, texts, apart / texts) @ shown)
+
+    counts = range(1, texts + 1)
+    found = bisect_left(counts, POWER, key=power)
+    return counts[found] / texts if found < texts else np.inf
 
 
 def _error(right_a: Floats, right_b: Floats, *, example: Ids, run: Ids) -> Parts:

@@ -52,7 +52,7 @@ class Answer:
         test: Its name.
         only_left: Answers, of all seeds, that only the left side has right.
         only_right: Answers that only the right side has right.
-        smallest: Difference that this data would have shown, 80 % of the time.
+        smallest: Difference that this data would have shown, 80 % of the time; infinite where it can show none.
         texts: Distinct texts.
         seeds: Seeds that both sides have.
         negation: What of the difference falls on texts with a negation; None where slices lack it.
@@ -256,6 +256,8 @@ def _why_not(found: Answer) -> str:
     """Say what this data could have shown, or that only the number of questions stands in the way."""
     if found.p_value < LEVEL:
         return f"; {chance(found.p_value)} as the only question"
+    if not math.isfinite(found.smallest):
+        return "; so few texts can show no difference"
     smallest = 100 * found.smallest
     if not 0 < smallest < 100:
         return ""
