@@ -176,7 +176,7 @@ def test_official_folds_and_a_where_clause(reviews: Path) -> None:
     division = divide(table, Run("a", "tfidf", 0, 2))
     division.test.allow()
     assert division.test.open()[1] == list(range(2, 121, 4))
-    with pytest.raises(DataError, match="has 4 folds, expected 3"):
+    with pytest.raises(DataError, match="has 4 different values, expected 3"):
         divide(read_table(Task(name="a", source=str(reviews), folds=3, fold_column="fold")), Run("a", "x", 0, 0))
     some = read_table(Task(name="a", source=str(reviews), where={"domain": "b"}))
     assert len(some.train) == 20

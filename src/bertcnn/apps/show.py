@@ -1,7 +1,7 @@
 """What the commands say on a terminal about data, scores and predictions."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from bertcnn.inference.metrics import Evaluation
     from bertcnn.inference.refusal import Operation
-    from bertcnn.text.dataset import Examples, Findings, Splits
+    from bertcnn.text.dataset import Splits
 
 
 class _Output(Console):
@@ -35,6 +35,7 @@ CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 def say_findings(console: Console, splits: "Splits") -> None:
     """Say what the texts are made of, and what of it a user would want to know before training."""
     from bertcnn.text.dataset import find_leaks, look_at
+    from bertcnn.text.notes import notes
 
     parts = {"train": splits.train, "dev": splits.dev, "test": splits.test}
     sizes = ", ".join(f"{name} {len(part):,}" for name, part in parts.items() if part is not None)
@@ -44,66 +45,14 @@ def say_findings(console: Console, splits: "Splits") -> None:
         f", and {len(found.label_counts) - SHOWN_LABELS} more labels" if len(found.label_counts) > SHOWN_LABELS else ""
     )
     console.print(f"Texts: {sizes}. Training labels: {escape(counts)}{more}.", highlight=False, soft_wrap=True)
-    for note in _notes(parts, found):
-        console.print(f"[yellow]Note:[/] {escape(note)}", highlight=False, soft_wrap=True)
+    for note in notes(parts):
+        console.print(f"[yellow]Note:[/] {escape(' '.join(filter(None, note)))}", highlight=False, soft_wrap=True)
     leaks = find_leaks(splits)
     for pair, count in leaks.items():
         shared = f"{count:,} {'text is' if count == 1 else 'texts are'} in both {pair}; scores there flatter."
         console.print(f"[yellow]Note:[/] {shared}", highlight=False)
     if not leaks:
         console.print("Leak check: no text is in two splits.", highlight=False)
-
-
-def _notes(parts: "dict[str, Examples | None]", found: "Findings") -> Iterator[str]:
-    from bertcnn.text.dataset import look_at
-    from bertcnn.text.labels import likely_separator
-
-    counts = {
-        "empty texts": found.blank,
-        "duplicate texts": found.duplicates,
-        "texts with contradicting labels": found.contradictions,
-    }
-    said = [f"{count:,} {what}" for what, count in counts.items() if count]
-    if said:
-        yield f"among the training texts are {', '.join(said)}."
-    labels = list(found.label_counts)
-    for part in ("dev", "test"):
-        held_out = parts[part]
-        spoken = set(labels) if held_out is None else set(look_at(held_out).label_counts)
-        silent = [name for name in labels if name not in spoken and spoken <= set(labels)]  # else they are misnamed
-        if silent:
-            yield (
-                f"labels without a {part} text: {_some(map(repr, silent))}. The {part} scores say nothing of them; add "
-                f"texts, or give --{part} FILE or a greater --{part}-fraction."
-            )
-    single = [repr(name) for name, count in found.label_counts.items() if count == 1]
-    if single:
-        yield (
-            f"labels with a single training text: {_some(single)}. They can hardly be learned; add texts, or remove or "
-            "merge these labels."
-        )
-    alike: dict[str, list[str]] = {}
-    for name in labels:
-        alike.setdefault(name.casefold(), []).append(name)
-    doubled = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
-    if doubled:
-        yield (
-            f"labels that differ in capitals alone: {_some(doubled)}. Each is learned as a label of its own; write "
-            "them alike if they mean the same."
-        )
-    separator = likely_separator(labels)
-    if separator:
-        joined = next(repr(name) for name in labels if separator in name)
-        yield (
-            f"labels look like lists of labels, such as {joined}, and each list is learned as a label of its own. If a "
-            f"text can have many labels, give --separator {separator!r}."
-        )
-
-
-def _some(names: Iterable[str]) -> str:
-    """Return the first of some names, joined, and a sign that there are more."""
-    some = list(islice(names, SHOWN_LABELS + 1))
-    return ", ".join(some[:SHOWN_LABELS]) + (", ..." if len(some) > SHOWN_LABELS else "")
 
 
 def counted(texts: int) -> str:

@@ -206,14 +206,11 @@ def _run_one(config: uvicorn.Config, settings: ServerSettings, apps: list[FastAP
     listener = _bind(settings)
     try:
         server.run([listener])
-    except SystemExit:
-        hosts = [apps[0].state.service.host, *apps[0].state.hosts] if apps else []
-        failure = next((host.failure for host in hosts if host.failure), None)
-        if failure is None:
-            raise
-        raise failure from None
     finally:
         listener.close()
+        hosts = [apps[0].state.service.host, *apps[0].state.hosts] if apps and not server.started else []
+        for failure in filter(None, (host.failure for host in hosts)):
+            raise failure from None  # instead of SystemExit, which older versions of uvicorn do not raise here
 
 
 def _run_several(config: uvicorn.Config, settings: ServerSettings) -> None:

@@ -111,8 +111,9 @@ def slices(pooled: Mapping[str, Pooled], examples: Mapping[int, Example]) -> Ite
         for kind, value in example.slices.items() if i in tested else ():
             members[kind][value].append(i)
     for kind, values in members.items():
-        if 1 < len(values) <= SLICE_VALUES:
-            for value in sorted(values, key=_size):
+        shown = sorted(values, key=lambda value: -len(values[value]))[:SLICE_VALUES]
+        if len(values) > 1:
+            for value in sorted(shown, key=_size):
                 ids = np.asarray(values[value])
                 scores = {name: score for name, found in pooled.items() if (score := _right(found, ids)) is not None}
                 yield Slice(kind, value, len(ids), scores)

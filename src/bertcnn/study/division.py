@@ -1,5 +1,6 @@
 """A data set divided into what is learned from, what choices are made on, and a sealed test."""
 
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from bertcnn.text.dataset import (
     normal_form,
     stratified_rows,
 )
+from bertcnn.text.labels import Labels
 from bertcnn.text.read_table import Row, check_column
 
 DEV_FRACTION = 0.1
@@ -125,7 +127,11 @@ def read_table(task: Task) -> Table:
             parts[split] = found.get(split) or found.get("train") or next(iter(found.values()))
     if task.folds or task.fold_column:
         parts = {"train": [row for rows in parts.values() for row in rows]}
+    if task.fold_column:
+        check_column(parts["train"][0], task.fold_column, "fold_column", task.source, delimiter=task.delimiter)
     examples = {name: _examples(rows, f"{task.name} ({name})", task) for name, rows in parts.items()}
+    known = Labels(tuple(dict.fromkeys(map(str, examples["train"].labels))))
+    examples = {name: replace(one, labels=list(map(known.known_as, one.labels))) for name, one in examples.items()}
     tested = "test" if "test" in parts else "train"
     if task.tag:
         check_column(parts[tested][0], task.tag, "--tag", task.source, delimiter=task.delimiter)
@@ -162,7 +168,10 @@ def divide(table: Table, run: Run) -> Division:
         dev = train.pick(sorted(kept), "dev")
         train = train.pick((i for i in range(len(train)) if i not in kept), "train")
     if not len(dev) or not len(test):
-        raise DataError(f"{table.task.name}: {len(table.train)} texts are too few to divide.")
+        raise DataError(
+            f"{table.task.name}: {len(table.train)} texts are too few to take dev and test from, of which two a label "
+            "stay to be learned from. Give more, or fewer folds, or files for dev and test."
+        )
     fingerprint = fingerprint_of((train, dev, test))
     leaks = find_leaks(Splits(train, dev, test))
     train = train.pick(nested_rows(train, run.fraction, seed=run.seed), f"{run.fraction:.0%}")
@@ -193,12 +202,19 @@ def _test_rows(table: Table, run: Run) -> list[int]:
         values = [str(row.get(task.fold_column)) for row in table.tested_rows]
         names = sorted(set(values))
         if len(names) != task.folds:
-            raise DataError(f"{task.name}: column {task.fold_column!r} has {len(names)} folds, expected {task.folds}.")
+            raise DataError(
+                f"{task.name}: column {task.fold_column!r} has {len(names)} different values, expected {task.folds}."
+            )
         return [i for i, value in enumerate(values) if value == names[run.fold]]
     groups = [normal_form(text) for text in examples.texts]
     folds = StratifiedGroupKFold(task.folds, shuffle=True, random_state=run.seed)
-    splits = folds.split(np.zeros(len(groups)), [str(label) for label in examples.labels], groups)
-    return sorted(int(i) for i in list(splits)[run.fold][1])
+    with warnings.catch_warnings():  # of labels with fewer texts than folds, of which the report tells
+        warnings.filterwarnings("ignore", "The least populated class")
+        try:
+            splits = list(folds.split(np.zeros(len(groups)), [str(label) for label in examples.labels], groups))
+        except ValueError as error:
+            raise DataError(f"{task.name} cannot be divided into {task.folds} folds: {error} Give fewer.") from error
+    return sorted(int(i) for i in splits[run.fold][1])
 
 
 def _rows(source: Source) -> dict[str, list[Row]]:

@@ -61,7 +61,8 @@ class Result:
     @property
     def labels(self) -> tuple[str, ...]:
         """Names, in the order of the columns of probabilities."""
-        return tuple(str(name) for name in self.line.get("labels") or ())
+        found = self.line.get("labels")
+        return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ def _verdict(study: Study, names: Iterable[str], examples: Mapping[str, Mapping[
                 continue
             left, right = (_outcomes(study, data, name) for name in pair)
             negated = [i for i, one in examples[data].items() if one.slices.get("negation") == "yes"]
-            part = part_of(left, right, negated)
+            part = part_of(left, right, negated) if negated else None
             try:
                 compared = compare(left, right)
             except StudyError as error:

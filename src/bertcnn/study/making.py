@@ -32,7 +32,8 @@ def warnings_of(study: Study) -> dict[str, int]:
     """Return what runs warned of, on which data and of which systems if not of all, and how often."""
     warned: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for run in study.runs:
-        for text in run.line.get("warnings") or ():
+        said = run.line.get("warnings")
+        for text in said if isinstance(said, list) else ():
             warned[run.data, str(text)][run.system] += 1
     found = {}
     for (data, text), systems in warned.items():

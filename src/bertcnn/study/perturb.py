@@ -149,6 +149,10 @@ PERTURBATIONS: dict[str, Callable[[str, random.Random], str]] = {
 }
 
 
+ENGLISH = frozenset({"contractions", "neutral before", "neutral after"})
+"""Those of English words."""
+
+
 def perturbed(texts: Sequence[str], name: str, *, seed: int = 0) -> list[str]:
     """Return the texts, each changed; a text is changed alike wherever it stands and in every process.
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -66,6 +67,7 @@ def frontier(data: DataSet) -> str | None:
         axes.set_xlabel("texts per second (log scale)")
         axes.set_ylabel("accuracy on test, %")
         axes.margins(x=0.16, y=0.12)
+        axes.set_ylim(top=min(axes.get_ylim()[1], 101))
         axes.grid(color="#eeeeee")
         for group in dict.fromkeys(row.group for row in rows if row.group):
             axes.plot([], [], "o", color=COLOURS.get(group, "#6b6b6b"), label=group)
@@ -147,7 +149,9 @@ def _style() -> Iterator[None]:
 
 def _uri(figure: Figure) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with warnings.catch_warnings():  # of names in scripts that the font has not
+        warnings.filterwarnings("ignore", "Glyph")
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -80,7 +80,7 @@ QUESTIONS = (
         margin=0.01,
     ),
     Question(
-        "the same, frozen",
+        "cut with CNN against whole, frozen",
         "Is a frozen BERT cut to its lower layers, with a CNN, at least as accurate as the whole with a linear head?",
         "cutting frozen BERT and putting a CNN on it",
         tuple(f"bert-cnn-frozen@{depth}" for depth in _DEPTHS),

@@ -226,7 +226,7 @@ def _summary(report: Report) -> str:
         f"{counts['done']} runs",
         *([f"{counts['failed']} failed"] if counts["failed"] else []),
         *([f"{counts['missing']} not run"] if counts["missing"] else []),
-        *([f"{counts['broken']} broken lines"] if counts["broken"] else []),
+        *([f"{counts['broken']} broken line{'s' * (counts['broken'] != 1)}"] if counts["broken"] else []),
     ]
     return ", ".join(parts) + "."
 
@@ -276,7 +276,7 @@ def _markdown_cell(text: str) -> str:
     line = " ".join(str(text).split())
     for mark, written in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("*", "\\*"), ("`", "\\`")):
         line = line.replace(mark, written)
-    return line
+    return re.sub(r"(?<!\w)_|_(?!\w)|!(?=\[)|(?<=\])\(", r"\\\g<0>", line)  # emphasis, pictures and links
 
 
 _folder = jinja2.FileSystemLoader(Path(__file__).parent / "templates")

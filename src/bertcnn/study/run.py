@@ -24,12 +24,16 @@ from bertcnn.study.behaviour import applies_to, failures, load_cases
 from bertcnn.study.cost import measure
 from bertcnn.study.division import Division, divide, read_table, read_transfer
 from bertcnn.study.evidence import SCHEMA
-from bertcnn.study.perturb import PERTURBATIONS, perturbed
+from bertcnn.study.perturb import ENGLISH, PERTURBATIONS, perturbed
 from bertcnn.study.plan import Plan, Run, find_source
+from bertcnn.study.slices import is_english
 from bertcnn.study.systems import FIXED, Classifier, System, Values, fit, network_settings, system
 from bertcnn.text.dataset import Examples, normal_form
 
 PERTURBED_TEXTS = 200
+NOT_ENGLISH = (
+    "the texts do not seem to be English, so negation, contractions, added sentences and English cases are left out"
+)
 VERSIONS_OF = ("bertcnn", "torch", "transformers", "scikit-learn", "numpy")
 CANDIDATE = "candidate"
 """Folder in the study's in which a run leaves its model, for the runner to keep or not."""
@@ -84,6 +88,7 @@ def _work(plan: Plan, run: Run, folder: Path) -> Record:
 
         save(trained, folder / CANDIDATE, overwrite=True)
     cost = measure(fitted.system, test.texts, train_seconds=fitted.seconds, predict_seconds=seconds)
+    english = is_english(table.train.texts)
     transfer, seen = _transfer(plan, run, fitted.system, known, division) if run.fraction == 1 else ({}, [])
     return {
         "texts": {"train": len(division.train), "dev": len(division.dev), "test": len(test)},
@@ -92,8 +97,8 @@ def _work(plan: Plan, run: Run, folder: Path) -> Record:
         "chosen": fitted.chosen,
         "dev": fitted.dev,
         "test": _scores(truth, probabilities),
-        "flips": _flips(fitted.system, test.texts, run.seed) if run.fraction == 1 else None,
-        "behaviour": _behaviour(fitted.system, known) if run.fraction == 1 else None,
+        "flips": _flips(fitted.system, test.texts, run.seed, english) if run.fraction == 1 else None,
+        "behaviour": _behaviour(fitted.system, known) if run.fraction == 1 and english else None,
         "transfer": transfer,
         "cost": asdict(cost),
         "progress": _curve(fitted.system),
@@ -107,6 +112,7 @@ def _work(plan: Plan, run: Run, folder: Path) -> Record:
                 for pair, count in division.leaks.items()
             ),
             *seen,
+            *([] if english else [NOT_ENGLISH]),
             *(f"label {name!r} is in test and not in train" for name in labels if name not in known),
         ],
     }
@@ -185,14 +191,16 @@ def _with_unseen(
     return labels, full
 
 
-def _flips(one: Classifier, texts: Sequence[str], seed: int) -> dict[str, float]:
-    """Return the share of answers that each perturbation changes, on some of the texts."""
+def _flips(one: Classifier, texts: Sequence[str], seed: int, english: bool) -> dict[str, float]:
+    """Return the share of answers that each perturbation changes, on some of the texts; of those that change any."""
     picked = random.Random(seed).sample(list(texts), min(PERTURBED_TEXTS, len(texts)))  # noqa: S311
     answers = np.asarray(one.predict_proba(picked)).argmax(axis=1)
-    return {
-        name: float((one.predict_proba(perturbed(picked, name, seed=seed)).argmax(axis=1) != answers).mean())
-        for name in PERTURBATIONS
-    }
+    found = {}
+    for name in PERTURBATIONS if english else PERTURBATIONS.keys() - ENGLISH:
+        changed = perturbed(picked, name, seed=seed)
+        if changed != picked:
+            found[name] = float((np.asarray(one.predict_proba(changed)).argmax(axis=1) != answers).mean())
+    return found
 
 
 def _behaviour(one: Classifier, labels: Sequence[str]) -> dict[str, dict[str, int]] | None:
@@ -265,9 +273,10 @@ def _own(plan: Plan, one: System) -> Values:
         known = ", ".join(one.space) or "none"
     else:
         own = {name: value for name, value in plan.given(one.name).items() if name != "encoder"}
+        own |= {name: value for name, value in plan.settings.get(one.name, {}).items() if name == "encoder"}
         homes = {name: section for section, setting in all_settings() for name in [setting.name]}
-        wrong = [name for name in own if name in FIXED or homes.get(name) == "data"]
-        known = "settings of the network and its training, but for " + ", ".join(FIXED)
+        wrong = [name for name in own if name in {*FIXED, "encoder"} or homes.get(name) == "data"]
+        known = "settings of the network and its training, but for " + ", ".join([*FIXED, "encoder"])
     if wrong:
         raise StudyError(f"{one.name}: {', '.join(wrong)} cannot be set. Expected: {known}.")
     return own

@@ -22,13 +22,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bertcnn.errors import DataError, SettingsError, StudyError
-from bertcnn.study.division import Table, read_table, read_transfer
+from bertcnn.study.division import Table, divide, read_table, read_transfer
 from bertcnn.study.evidence import SCHEMA, read_runs
 from bertcnn.study.plan import Plan, Run, Task, read_plan, with_dropped, write_plan
 from bertcnn.study.run import CANDIDATE, Record, check_system, made_by, settings_of, work
 from bertcnn.study.slices import slices_of
 from bertcnn.study.systems import system
-from bertcnn.text.dataset import Examples, fingerprint_of, normal_form
+from bertcnn.text.dataset import Examples, check_is_label, fingerprint_of, normal_form
+from bertcnn.text.notes import notes
 from bertcnn.text.write_table import write_whole
 
 
@@ -57,9 +58,14 @@ def run_study(plan: Plan, folder: Path, *, console: Console, isolated: bool = Tr
     for name in {run.system for run in plan.runs()}:
         check_system(system(name), plan)
     tables = {task.name: _table(task) for task in plan.data}
+    for run in {run.data: run for run in plan.runs()}.values():
+        divide(tables[run.data], run)  # or it would fail in each run
     for task in plan.data:
         for transfer in task.transfer:
             _check_labels(read_transfer(transfer), tables[task.name])
+    for name, table in tables.items():
+        for what, _ in notes({"train": table.train, "dev": table.dev, "test": table.test}):
+            console.print(f"[yellow]Note:[/] {escape(name)}: {escape(what)}", highlight=False, soft_wrap=True)
     with _claimed(plan, folder, tables):
         return _run_missing(plan, folder, tables, console, isolated)
 
@@ -69,7 +75,8 @@ def _run_missing(plan: Plan, folder: Path, tables: dict[str, Table], console: Co
         (folder / "model.old").rename(folder / "model")  # killed while one took the other's place
     for name, table in tables.items():
         _write_texts(folder / "texts" / f"{name}.jsonl", table)
-    there = {_key(record) for record in read_results(folder) if record["status"] == "done"}
+    done = [record for record in read_results(folder) if record["status"] == "done"]
+    there = {key for key in map(_key, done) if (folder / "outcomes" / f"{key}.npz").is_file()}
     missing = [run for run in plan.runs() if run.key not in there]
     with _progress(console, len(missing)) as (say, advance):
         for run in missing:
@@ -105,6 +112,11 @@ def _table(task: Task) -> Table:
     labels = {str(label) for label in table.train.labels}
     if len(labels) < 2:
         raise DataError(f"Data set {task.name!r} has only the label {labels.pop()!r}. Expected at least two.")
+    check_is_label(table.train, task.label)
+    if table.dev is not None:
+        _check_labels(table.dev, table)
+    if table.test is not None and not labels & {str(label) for label in table.test.labels}:
+        _check_labels(table.test, table)
     texts = len({normal_form(text) for text in table.train.texts})
     if task.folds > texts:
         raise DataError(
@@ -117,8 +129,8 @@ def _check_labels(examples: Examples, table: Table) -> None:
     unknown = {str(label) for label in examples.labels} - {str(label) for label in table.train.labels}
     if unknown:
         raise DataError(
-            f"{examples.source} cannot be tested by what is trained on {table.task.name}: its labels "
-            f"{', '.join(sorted(unknown)[:5])} are not among those of {table.task.name}."
+            f"{examples.source} has labels that are not among those to learn from in {table.task.name}: "
+            f"{', '.join(map(repr, sorted(unknown)[:5]))}."
         )
 
 
@@ -213,7 +225,7 @@ def _set_otherwise(plan: Plan, before: Plan, folder: Path) -> set[str]:
         if record["status"] != "done" or name not in names:
             continue
         given = plan.settings.get(name, {})
-        wanted = settings_of(plan, _run_of(record), chosen, train=record["texts"]["train"])
+        wanted = settings_of(plan, _run_of(record), chosen, train=int(record.get("texts", {}).get("train", 0)))
         told = {*given, *before.settings.get(name, {})} - set(chosen)
         if any(json.dumps(wanted.get(one)) != json.dumps(record["settings"].get(one)) for one in told):
             found.add(name)

@@ -145,7 +145,8 @@ def macro_f1(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -
         hits, uses, *more = sums.reshape(len(sums) // cells, runs, labels, -1)
         more_hits, more_uses = more or (0.0, 0.0)
         f1 = np.where(uses > 0, 2 * (hits + more_hits) / np.maximum(uses + more_uses, 1), whole[:, :, None])
-        return np.where(met[:, :, None], f1, 0).sum(axis=1) / met.sum(axis=1)[:, None]
+        mean: Floats = np.where(met[:, :, None], f1, 0).sum(axis=1) / met.sum(axis=1)[:, None]
+        return mean
 
     return _interval(score, counts, apart, resamples=resamples, seed=seed)
 
@@ -193,9 +194,7 @@ def compare(a: Outcomes, b: Outcomes) -> Comparison:
         test=MCNEMAR if runs == 1 else CROSSED,
         only_a=only_a,
         only_b=only_b,
-        smallest=(
-            _smallest(examples, only_a + only_b) if runs == 1 else min(half + _distance(parts, 1 - POWER), 1.0)
-        ),
+        smallest=(_smallest(examples, only_a + only_b) if runs == 1 else min(half + _distance(parts, 1 - POWER), 1.0)),
         texts=examples,
         seeds=runs,
     )

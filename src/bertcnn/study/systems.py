@@ -256,7 +256,7 @@ def _plain(one: System, values: Values, base: Settings, seed: int, pool: Sequenc
             ngram_range=(1, 2),
             min_df=values["min_df"],
             sublinear_tf=values["sublinear_tf"],
-            token_pattern=r"(?u)\b\w+(?:['\u2019]\w+)?\b|[!?]",  # noqa: S106  # a pattern, no password
+            token_pattern=r"(?u)\b\w+(?:['\u2019]\w+)?\b|[^\w\s.,;:'\"()\u2018-\u201f-]",  # noqa: S106  # a pattern, no password
         )
         return make_pipeline(words, regression)
     # Not scaled: some states hardly vary, and scaling them turns the cache's rounding into noise.

@@ -151,7 +151,7 @@ def load_splits(
             found = load_examples(other, settings)
             parts[name] = found.get(name) or found.get("train") or next(iter(found.values()))
     train = parts["train"]
-    _check_is_label(train, settings.label)
+    check_is_label(train, settings.label)
     for name, fraction in (("test", settings.test_fraction), ("dev", settings.dev_fraction)):
         if name not in parts and fraction > 0:
             taken = set(stratified_rows(train, fraction, seed=seed))
@@ -176,7 +176,7 @@ def fingerprint_of(parts: Iterable[Examples | None]) -> str:
     return digest.hexdigest()
 
 
-def _check_is_label(examples: Examples, column: str) -> None:
+def check_is_label(examples: Examples, column: str) -> None:
     """Refuse a column that has another value in nearly every row, as a number of the row has.
 
     Raises:

@@ -77,6 +77,18 @@ class Labels:
             raise DataError(f"The training texts have {found}. Expected at least two different labels.")
         return cls(tuple(names), many)
 
+    @property
+    def _ids(self) -> dict[str, int]:
+        """Return the class id of each name; of a number also as a table writes it that once had gaps: 1.0 is 1."""
+        ids = {name: i for i, name in enumerate(self.names)}
+        return {**{f"{name}.0": i for name, i in ids.items() if name.lstrip("-").isdecimal()}, **ids}
+
+    def known_as(self, label: Label) -> Label:
+        """Return a label as it was written in training; one that was not there, as it is."""
+        ids = self._ids
+        found = tuple(self.names[ids[name]] if name in ids else name for name in names_in(label))
+        return found[0] if isinstance(label, str) else found
+
     def encode(
         self, labels: Sequence[Label], *, where: str = "the data"
     ) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
@@ -85,9 +97,7 @@ class Labels:
         Raises:
             DataError: A label that was not there in training; all of them are named.
         """
-        index = {name: i for i, name in enumerate(self.names)}
-        # A table that once had gaps in its labels has made numbers of them: 1.0 is the label 1.
-        index = {**{f"{name}.0": i for name, i in index.items() if name.lstrip("-").isdecimal()}, **index}
+        index = self._ids
         faults: dict[str, int] = {}
         for row, label in enumerate(labels):
             for name in names_in(label):

@@ -18,14 +18,14 @@ from bertcnn.text.read_table import DELIMITERS, ENDINGS, ROWS_AT_ONCE, Row, pyar
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a text, in UTF-8, to a file that appears when it is whole.
+    """Write a text, in UTF-8 (lone surrogates as "?"), to a file that appears when it is whole.
 
     Raises:
         OSError: It cannot be written; what was there before is there still.
     """
     draft = _beside(file)
     try:
-        draft.write_text(text, "utf-8")
+        draft.write_text(text, "utf-8", errors="replace")
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)

@@ -1,0 +1,66 @@
+"""What of labelled texts a user would want to know before anything is learned from them."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+
+from bertcnn.text.dataset import Examples, look_at
+from bertcnn.text.labels import likely_separator
+
+SHOWN_LABELS = 12
+
+
+def notes(parts: Mapping[str, Examples | None]) -> Iterator[tuple[str, str]]:
+    """Yield what is noted, and what `train` could be told to do about it, or nothing.
+
+    Args:
+        parts: The texts of ``train``, and of ``dev`` and ``test`` where there are some.
+    """
+    train = parts["train"]
+    assert train is not None
+    found = look_at(train)
+    counts = {
+        "empty texts": found.blank,
+        "duplicate texts": found.duplicates,
+        "texts with contradicting labels": found.contradictions,
+    }
+    said = [f"{count:,} {what}" for what, count in counts.items() if count]
+    if said:
+        yield f"among the training texts are {', '.join(said)}.", ""
+    labels = list(found.label_counts)
+    for part in ("dev", "test"):
+        held_out = parts.get(part)
+        spoken = set(labels) if held_out is None else set(look_at(held_out).label_counts)
+        silent = [name for name in labels if name not in spoken and spoken <= set(labels)]  # else they are misnamed
+        if silent:
+            yield (
+                f"labels without a {part} text: {_some(map(repr, silent))}. The {part} scores say nothing of them.",
+                f"Add texts, or give --{part} FILE or a greater --{part}-fraction.",
+            )
+    single = [repr(name) for name, count in found.label_counts.items() if count == 1]
+    if single:
+        yield (
+            f"labels with a single training text: {_some(single)}. They can hardly be learned.",
+            "Add texts, or remove or merge these labels.",
+        )
+    alike: dict[str, list[str]] = {}
+    for name in labels:
+        alike.setdefault(name.casefold(), []).append(name)
+    doubled = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+    if doubled:
+        yield (
+            f"labels that differ in capitals alone: {_some(doubled)}. Each is learned as a label of its own.",
+            "Write them alike if they mean the same.",
+        )
+    separator = likely_separator(labels)
+    if separator:
+        joined = next(repr(name) for name in labels if separator in name)
+        yield (
+            f"labels look like lists of labels, such as {joined}, and each list is learned as a label of its own.",
+            f"If a text can have many labels, give --separator {separator!r}.",
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    """Return the first of some names, joined, and a sign that there are more."""
+    some = list(islice(names, SHOWN_LABELS + 1))
+    return ", ".join(some[:SHOWN_LABELS]) + (", ..." if len(some) > SHOWN_LABELS else "")
