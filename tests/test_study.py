@@ -1,6 +1,7 @@
 """Plans, divisions, the sealed test split, systems, and whole studies on tiny data."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -31,6 +32,7 @@ from bertcnn.study.cost import measure
 from bertcnn.study.division import Sealed, divide, nested_rows, read_table
 from bertcnn.study.plan import Plan, Run, Task, make_plan, read_plan, write_plan
 from bertcnn.study.questions import QUESTIONS
+from bertcnn.study.report import write_report
 from bertcnn.study.run import CANDIDATE, work
 from bertcnn.study.runner import _keep_winner, read_results, run_study
 from bertcnn.study.slices import has_negation, slices_of
@@ -669,3 +671,114 @@ def test_a_run_that_dies_is_a_failed_line(reviews: Path, tiny: Path, tmp_path: P
     first, second = read_results(tmp_path / "study")
     assert (first["status"], second["status"]) == ("failed", "done")
     assert "killed by signal 9" in first["error"]
+
+
+# ---------------------------------------------------------------- data of all kinds
+
+
+def rows_in(file: Path, rows: list[tuple[object, ...]], *columns: str) -> str:
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([columns or ("text", "label"), *rows])
+    return str(file)
+
+
+def study_of(folder: Path, **values: object) -> list[dict[str, Any]]:
+    plan = make_plan({"systems": ["majority", "tfidf"], **values})
+    return run_study(plan, folder, console=quiet(), isolated=False)
+
+
+def test_what_holds_for_english_alone_is_left_out_elsewhere(tmp_path: Path) -> None:
+    """German "Not" is distress, and a sentence of English is no neutral one there."""
+    nouns = ["Essen", "Zimmer", "Buch", "Film", "Personal", "Service", "Konzert", "Hotel"]
+    rows = [
+        (f"Das {noun} war {'nicht ' * (i % 2)}{word} {i}", label)
+        for i, noun in enumerate(nouns * 4)
+        for word, label in (("gut", "positive"), ("schlecht", "negative"))
+    ]
+    data = [{"name": "german", "source": rows_in(tmp_path / "german.csv", rows)}]
+    records = study_of(tmp_path / "study", data=data)
+    for record in records:
+        assert set(record["flips"]) == {"typos", "lower case", "upper case"}  # there is no punctuation to take away
+        assert record["behaviour"] is None
+        assert any("do not seem to be English" in said for said in record["warnings"])
+    report = write_report(tmp_path / "study")
+    assert all(one.negation is None for one in report.verdict)
+    assert "negation" not in {one.kind for data in report.data for one in data.slices}
+
+
+def test_a_study_of_emoji_lone_surrogates_and_numbers_written_twice(tmp_path: Path) -> None:
+    signs = {"1": "\U0001f600", "2": "\U0001f621"}
+    rows: list[tuple[object, ...]] = [(signs[label] * (1 + i), label) for i in range(20) for label in signs]
+    test: list[tuple[object, ...]] = [(signs[label] * (30 + i), f"{label}.0") for i in range(10) for label in signs]
+    data = {
+        "name": "smileys",
+        "source": rows_in(tmp_path / "all.csv", rows),
+        "test": rows_in(tmp_path / "test.csv", test),
+    }
+    _, counted = study_of(tmp_path / "study", data=[data])
+    assert counted["test"]["accuracy"] == 1
+    assert counted["labels"] == ["1", "2"]
+    lines = tmp_path / "study" / "texts" / "smileys.jsonl"
+    lines.write_text(lines.read_text().replace("ud83d", "ud83d\\ud83d", 1))
+    write_report(tmp_path / "study")
+    assert (tmp_path / "study" / "report.html").is_file()
+
+
+def test_halves_of_labels_that_are_as_common_are_none(tmp_path: Path) -> None:
+    rows: list[tuple[object, ...]] = [(f"the text {i}", f"l{i % 4}") for i in range(40)]
+    even = read_table(Task(name="a", source=rows_in(tmp_path / "even.csv", rows)))
+    assert not any("label frequency" in one for one in slices_of(even))
+    more = rows_in(tmp_path / "uneven.csv", [*rows, ("the one", "l0"), ("the two", "l1")])
+    uneven = read_table(Task(name="a", source=more))
+    assert {one["label"] for one in slices_of(uneven) if one["label frequency"] == "commoner half"} == {"l0", "l1"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"label": "id"}, "is it the label"),
+        ({"folds": 4, "fold_column": "fould"}, "no column 'fould'"),
+        ({"folds": 3, "fold_column": "fold"}, "has 4 different values, expected 3"),
+        ({"folds": 9}, "cannot be divided into 9 folds"),
+        ({"dev": "odd.csv"}, r"odd.*not among those to learn from.*'odd'|labels that are not.*'odd'"),
+        ({"test": "odd.csv"}, "not among those to learn from"),
+    ],
+)
+def test_faults_of_the_data_are_told_before_anything_runs(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    rows: list[tuple[object, ...]] = [(f"the text {i}", "ab"[i % 2], f"n{i}", i % 4) for i in range(16)]
+    rows_in(
+        tmp_path / "odd.csv",
+        [("the odd one", "odd", "n", 0), ("the other", "odd", "n", 0)],
+        "text",
+        "label",
+        "id",
+        "fold",
+    )
+    files = {name: str(tmp_path / value) for name, value in change.items() if name in {"dev", "test"}}
+    source = rows_in(tmp_path / "all.csv", rows, *names)
+    with pytest.raises(DataError, match=said):
+        study_of(tmp_path / "study", data=[{"name": "few", "source": source, **change, **files}])
+    assert not (tmp_path / "study").exists()
+
+
+def test_notes_on_the_texts_and_an_encoder_that_is_no_setting(reviews: Path, tmp_path: Path) -> None:
+    rows: list[tuple[object, ...]] = [(f"the text {i}", ("food|price", "food", "price")[i % 3]) for i in range(30)]
+    heard = Console(file=io.StringIO(), width=300)
+    data = [{"name": "lists", "source": rows_in(tmp_path / "lists.csv", [*rows, ("the text 0", "price")])}]
+    run_study(make_plan({"data": data, "systems": ["majority"]}), tmp_path / "study", console=heard, isolated=False)
+    said = heard.file.getvalue()  # type: ignore[attr-defined]
+    assert "lists: among the training texts are 1 duplicate texts" in said
+    assert "look like lists of labels, such as 'food|price'" in said
+    assert "--separator" not in said, "compare has no such flag"
+    plan = plan_of(reviews, "minilm", systems=["cnn-pieces"], settings={"cnn-pieces": {"encoder": "another"}})
+    with pytest.raises(StudyError, match="encoder cannot be set"):
+        run_study(plan, tmp_path / "another", console=quiet(), isolated=False)
+
+
+def test_a_run_whose_answers_were_lost_is_run_again(reviews: Path, tmp_path: Path) -> None:
+    data = [{"name": "tiny", "source": str(reviews)}]
+    study_of(tmp_path / "study", data=data)
+    (lost,) = (tmp_path / "study" / "outcomes").glob("*tfidf*.npz")
+    lost.unlink()
+    study_of(tmp_path / "study", data=data)
+    assert lost.is_file()
