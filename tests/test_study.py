@@ -746,14 +746,8 @@ def test_halves_of_labels_that_are_as_common_are_none(tmp_path: Path) -> None:
 )
 def test_faults_of_the_data_are_told_before_anything_runs(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     rows: list[tuple[object, ...]] = [(f"the text {i}", "ab"[i % 2], f"n{i}", i % 4) for i in range(16)]
-    rows_in(
-        tmp_path / "odd.csv",
-        [("the odd one", "odd", "n", 0), ("the other", "odd", "n", 0)],
-        "text",
-        "label",
-        "id",
-        "fold",
-    )
+    names = ("text", "label", "id", "fold")
+    rows_in(tmp_path / "odd.csv", [("the odd one", "odd", "n", 0), ("the other", "odd", "n", 0)], *names)
     files = {name: str(tmp_path / value) for name, value in change.items() if name in {"dev", "test"}}
     source = rows_in(tmp_path / "all.csv", rows, *names)
     with pytest.raises(DataError, match=said):
