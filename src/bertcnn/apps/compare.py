@@ -215,7 +215,10 @@ def _say_verdict(found: "Report", folder: Path) -> None:
     warnings = [text if count == 1 else f"{text} ({count} runs)" for text, count in found.warnings.items()]
     if len(warnings) > SHOWN_WARNINGS:
         warnings[SHOWN_WARNINGS:] = [f"{len(warnings) - SHOWN_WARNINGS} warnings more stand in the report."]
-    for note in (*warnings, *found.notes):
+    undone = {"missing": "not run", "failed": "failed", "broken": "on lines that cannot be read"}
+    said = [f"{found.counts[name]} {how}" for name, how in undone.items() if found.counts[name]]
+    whole = [f"the study is not whole: of its runs are {', '.join(said)}."] if said else []
+    for note in (*whole, *warnings, *found.notes):
         err.print(f"[yellow]Note:[/] {escape(note)}", highlight=False, soft_wrap=True)
     out.print(f"\nThe report is [bold]{escape(str(folder / 'report.html'))}[/].", highlight=False, soft_wrap=True)
     if (folder / "model").is_dir():
