@@ -761,7 +761,7 @@ def test_notes_on_the_texts_and_an_encoder_that_is_no_setting(reviews: Path, tmp
     data = [{"name": "lists", "source": rows_in(tmp_path / "lists.csv", [*rows, ("the text 0", "price")])}]
     run_study(make_plan({"data": data, "systems": ["majority"]}), tmp_path / "study", console=heard, isolated=False)
     said = heard.file.getvalue()  # type: ignore[attr-defined]
-    assert "lists: among the training texts are 1 duplicate texts" in said
+    assert "lists: the training texts hold 1 duplicate text" in said
     assert "look like lists of labels, such as 'food|price'" in said
     assert "--separator" not in said, "compare has no such flag"
     plan = plan_of(reviews, "minilm", systems=["cnn-pieces"], settings={"cnn-pieces": {"encoder": "another"}})

@@ -19,13 +19,15 @@ def notes(parts: Mapping[str, Examples | None]) -> Iterator[tuple[str, str]]:
     assert train is not None
     found = look_at(train)
     counts = {
-        "empty texts": found.blank,
-        "duplicate texts": found.duplicates,
-        "texts with contradicting labels": found.contradictions,
+        "empty {texts}": found.blank,
+        "duplicate {texts}": found.duplicates,
+        "{texts} with contradicting labels": found.contradictions,
     }
-    said = [f"{count:,} {what}" for what, count in counts.items() if count]
+    said = [
+        f"{count:,} {what.format(texts='text' if count == 1 else 'texts')}" for what, count in counts.items() if count
+    ]
     if said:
-        yield f"among the training texts are {', '.join(said)}.", ""
+        yield f"the training texts hold {', '.join(said)}.", ""
     labels = list(found.label_counts)
     for part in ("dev", "test"):
         held_out = parts.get(part)
