@@ -160,8 +160,8 @@ def train(
             run.train(splits, truths, also_encode)
         except (OSError, SafetensorError) as error:
             raise TrainingError(
-                f"Training stopped: {error}. Mend that (is the disk of {checkpoints or scratch} full?) and go on with "
-                "--resume."
+                f"Training stopped: {error}. Free some space if the disk of {checkpoints or scratch} is full, else mend "
+                "what is said, and go on with --resume."
             ) from error
     predictor = Predictor(run.model, run.tokenizer)
     logits = predictor.logits(splits.dev.texts)
