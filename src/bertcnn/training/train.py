@@ -160,7 +160,7 @@ def train(
             run.train(splits, truths, also_encode)
         except (OSError, SafetensorError) as error:
             raise TrainingError(
-                f"Training stopped: {error}. Free some space if the disk of {checkpoints or scratch} is full, else mend "
+                f"Training stopped: {error}. Free some space if the disk of {checkpoints or scratch} is full, or mend "
                 "what is said, and go on with --resume."
             ) from error
     predictor = Predictor(run.model, run.tokenizer)
