@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import random
+import re
 import subprocess
 import time
 import traceback
@@ -31,6 +32,7 @@ from bertcnn.study.systems import FIXED, Classifier, System, Values, fit, networ
 from bertcnn.text.dataset import Examples, normal_form
 
 PERTURBED_TEXTS = 200
+_FLAG = re.compile(r"(?<![\w-])--([a-z][a-z-]+)")
 NOT_ENGLISH = (
     "the texts do not seem to be English, so negation, contractions, added sentences and English cases are left out"
 )
@@ -106,7 +108,11 @@ def _work(plan: Plan, run: Run, folder: Path) -> Record:
         "made": made_by(),
         "fingerprint": division.fingerprint,
         "warnings": [
-            *([] if trained is None else trained.warnings),
+            # They name flags of `train`, which here are settings: --set epochs=5.
+            *(
+                _FLAG.sub(lambda flag: flag[1].replace("-", "_"), said)
+                for said in (trained.warnings if trained else [])
+            ),
             *(
                 f"{count:,} {'text is' if count == 1 else 'texts are'} in both {pair}"
                 for pair, count in division.leaks.items()
