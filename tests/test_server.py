@@ -28,7 +28,7 @@ from hypothesis.errors import Unsatisfiable
 from starlette.testclient import TestClient
 
 from bertcnn import BertCNN, ModelError, Predictor, SettingsError
-from bertcnn.apps import connections, middleware, workers
+from bertcnn.apps import batching, connections, middleware, workers
 from bertcnn.apps.batching import Batch, Batcher, Busy
 from bertcnn.apps.hosting import BreathingBackend, Classify, estimated_pieces
 from bertcnn.apps.limits import ServerSettings, is_loopback
@@ -509,8 +509,14 @@ def test_a_short_request_does_not_wait_for_a_long_one_to_end() -> None:
     assert "short" in work.batches[1]
 
 
-def test_a_short_text_is_computed_in_the_midst_of_a_very_long_one() -> None:
+def test_a_short_text_is_computed_in_the_midst_of_a_very_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go = threading.Event(), threading.Event()
+    clock, seen = [0.0], list[tuple[int, float]]()
+    monkeypatch.setattr(batching, "monotonic", lambda: clock[0])
+
+    def observe(batch: Batch) -> None:
+        seen.append((batch.tokens, batch.seconds))
+        raise OSError("no room for counts")  # which must end no lane
 
     async def play(batcher: Batcher) -> None:
         def work(texts: list[str]) -> list[str]:
@@ -521,6 +527,7 @@ def test_a_short_text_is_computed_in_the_midst_of_a_very_long_one() -> None:
                 assert done == ["<short>"]
                 batcher.breathe()
             else:
+                clock[0] += 5
                 done.extend(answered(texts))
                 batcher.breathe()  # one level is enough: the other giant waits for his turn
             return answered(texts)
@@ -537,40 +544,8 @@ def test_a_short_text_is_computed_in_the_midst_of_a_very_long_one() -> None:
         assert await other == ["<giant too>"]
         batcher.breathe()  # from elsewhere: nothing
 
-    batched(play)
-
-
-def test_the_time_of_those_let_in_is_not_the_large_ones_and_what_cannot_be_counted_is_answered() -> None:
-    begun, go = threading.Event(), threading.Event()
-    seen: list[tuple[int, float]] = []
-
-    def observe(batch: Batch) -> None:
-        seen.append((batch.texts, batch.seconds))
-        raise OSError("no room for counts")
-
-    async def play(batcher: Batcher) -> None:
-        def work(texts: list[str]) -> list[str]:
-            if "giant" in texts:
-                begun.set()
-                assert go.wait(10)
-                batcher.breathe()
-            else:
-                time.sleep(0.5)
-            return answered(texts)
-
-        giant = asyncio.create_task(batcher.submit(work, ["giant"], [500]))
-        await asyncio.to_thread(begun.wait, 10)
-        short = asyncio.create_task(batcher.submit(work, ["short", "too"], [5, 5]))
-        await asyncio.sleep(0.02)
-        go.set()
-        assert await short == ["<short>", "<too>"]
-        assert await giant == ["<giant>"]
-        assert await batcher.submit(work, ["after"], [5]) == ["<after>"]
-
     batched(play, observe=observe)
-    (small, of_small), (large, of_large), _ = seen
-    assert (small, large) == (2, 1)
-    assert of_small >= 0.5 > of_large
+    assert seen == [(5, 5), (500, 0), (500, 5)], "the short text's time is its own"
 
 
 @pytest.mark.parametrize("option", ["audit", "counterfactual"])

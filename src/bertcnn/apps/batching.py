@@ -8,15 +8,17 @@ is computed alone, and its lane turns to the small ones between its parts (:meth
 """
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import ceil
 from time import monotonic
 from typing import Any, Protocol
+
+log = logging.getLogger("bertcnn.server")
 
 MOST_SECONDS = 60
 """Greatest Retry-After; nobody knows what will be in a minute."""
@@ -318,8 +320,10 @@ class Batcher:
             self._lane_rate += RATE_WEIGHT * (rate - self._lane_rate) if self._lane_rate else rate
         assert self._loop is not None
         self._loop.call_soon_threadsafe(_deliver, done)
-        with suppress(Exception):  # a count that cannot be kept, as on a full disk, must not end the lane
+        try:
             self.observe(Batch(len(picked), tokens, seconds))
+        except Exception:  # as of a full disk under the counts: it must not end the lane
+            log.exception("counts not kept")
 
     def _answers(self, picked: _Picked) -> list[tuple[_Job, int, Any]]:
         """Return answers, or errors in their place; what goes wrong for one request fails no other."""

@@ -45,7 +45,7 @@ def say_findings(console: Console, splits: "Splits") -> None:
         f", and {len(found.label_counts) - SHOWN_LABELS} more labels" if len(found.label_counts) > SHOWN_LABELS else ""
     )
     console.print(f"Texts: {sizes}. Training labels: {escape(counts)}{more}.", highlight=False, soft_wrap=True)
-    for note in notes(parts):
+    for note in notes(found, {"dev": splits.dev, "test": splits.test}):
         console.print(f"[yellow]Note:[/] {escape(' '.join(filter(None, note)))}", highlight=False, soft_wrap=True)
     leaks = find_leaks(splits)
     for pair, count in leaks.items():

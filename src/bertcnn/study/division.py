@@ -131,7 +131,7 @@ def read_table(task: Task) -> Table:
         check_column(parts["train"][0], task.fold_column, "fold_column", task.source, delimiter=task.delimiter)
     examples = {name: _examples(rows, f"{task.name} ({name})", task) for name, rows in parts.items()}
     known = Labels(tuple(dict.fromkeys(map(str, examples["train"].labels))))
-    examples = {name: replace(one, labels=list(map(known.known_as, one.labels))) for name, one in examples.items()}
+    examples = {name: replace(one, labels=known.as_known(map(str, one.labels))) for name, one in examples.items()}
     tested = "test" if "test" in parts else "train"
     if task.tag:
         check_column(parts[tested][0], task.tag, "--tag", task.source, delimiter=task.delimiter)

@@ -28,7 +28,7 @@ from bertcnn.study.plan import Plan, Run, Task, read_plan, with_dropped, write_p
 from bertcnn.study.run import CANDIDATE, Record, check_system, made_by, settings_of, work
 from bertcnn.study.slices import slices_of
 from bertcnn.study.systems import system
-from bertcnn.text.dataset import Examples, check_is_label, fingerprint_of, normal_form
+from bertcnn.text.dataset import Examples, check_is_label, fingerprint_of, look_at, normal_form
 from bertcnn.text.notes import notes
 from bertcnn.text.write_table import write_whole
 
@@ -64,7 +64,7 @@ def run_study(plan: Plan, folder: Path, *, console: Console, isolated: bool = Tr
         for transfer in task.transfer:
             _check_labels(read_transfer(transfer), tables[task.name])
     for name, table in tables.items():
-        for what, _ in notes({"train": table.train, "dev": table.dev, "test": table.test}):
+        for what, _ in notes(look_at(table.train), {"dev": table.dev, "test": table.test}):
             console.print(f"[yellow]Note:[/] {escape(name)}: {escape(what)}", highlight=False, soft_wrap=True)
     with _claimed(plan, folder, tables):
         return _run_missing(plan, folder, tables, console, isolated)

@@ -83,11 +83,10 @@ class Labels:
         ids = {name: i for i, name in enumerate(self.names)}
         return {**{f"{name}.0": i for name, i in ids.items() if name.lstrip("-").isdecimal()}, **ids}
 
-    def known_as(self, label: Label) -> Label:
-        """Return a label as it was written in training; one that was not there, as it is."""
+    def as_known(self, labels: Iterable[str]) -> list[Label]:
+        """Return labels, one a text, as they were written in training; what was not there, as it is."""
         ids = self._ids
-        found = tuple(self.names[ids[name]] if name in ids else name for name in names_in(label))
-        return found[0] if isinstance(label, str) else found
+        return [self.names[ids[label]] if label in ids else label for label in labels]
 
     def encode(
         self, labels: Sequence[Label], *, where: str = "the data"

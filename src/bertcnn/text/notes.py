@@ -3,21 +3,19 @@
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
-from bertcnn.text.dataset import Examples, look_at
+from bertcnn.text.dataset import Examples, Findings, look_at
 from bertcnn.text.labels import likely_separator
 
 SHOWN_LABELS = 12
 
 
-def notes(parts: Mapping[str, Examples | None]) -> Iterator[tuple[str, str]]:
+def notes(found: Findings, held_out: Mapping[str, Examples | None]) -> Iterator[tuple[str, str]]:
     """Yield what is noted, and what `train` could be told to do about it, or nothing.
 
     Args:
-        parts: The texts of ``train``, and of ``dev`` and ``test`` where there are some.
+        found: In the texts to learn from.
+        held_out: The texts of ``dev`` and ``test``, where there are some.
     """
-    train = parts["train"]
-    assert train is not None
-    found = look_at(train)
     counts = {
         "empty {texts}": found.blank,
         "duplicate {texts}": found.duplicates,
@@ -29,9 +27,8 @@ def notes(parts: Mapping[str, Examples | None]) -> Iterator[tuple[str, str]]:
     if said:
         yield f"the training texts hold {', '.join(said)}.", ""
     labels = list(found.label_counts)
-    for part in ("dev", "test"):
-        held_out = parts.get(part)
-        spoken = set(labels) if held_out is None else set(look_at(held_out).label_counts)
+    for part, examples in held_out.items():
+        spoken = set(labels) if examples is None else set(look_at(examples).label_counts)
         silent = [name for name in labels if name not in spoken and spoken <= set(labels)]  # else they are misnamed
         if silent:
             yield (
