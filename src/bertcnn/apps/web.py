@@ -101,9 +101,7 @@ def _files() -> Path:
         atexit.register(shutil.rmtree, made, ignore_errors=True)
         os.environ["GRADIO_TEMP_DIR"] = made
     files = Path(os.environ["GRADIO_TEMP_DIR"]).resolve()
-    os.environ["GRADIO_TEMP_DIR"] = str(
-        files
-    )  # Gradio names files as it is told; a link to elsewhere would not be known
+    os.environ["GRADIO_TEMP_DIR"] = str(files)  # else Gradio would name files by a link that the guard does not know
     return files
 
 

@@ -18,7 +18,7 @@ from bertcnn.study.verdict import Answer
 EXAMPLES = 6  # shown each way
 LONGEST = 400  # characters of an example
 MAIN = 4  # systems with a reliability diagram
-SLICE_VALUES = 12  # a kind of slice with more values is too long to read
+SLICE_VALUES = 12  # of a kind of slice with more, those with the most texts are shown
 
 
 @dataclass(frozen=True)

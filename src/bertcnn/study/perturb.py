@@ -149,8 +149,8 @@ PERTURBATIONS: dict[str, Callable[[str, random.Random], str]] = {
 }
 
 
-ENGLISH = frozenset({"contractions", "neutral before", "neutral after"})
-"""Those of English words."""
+ENGLISH_ONLY = frozenset({"contractions", "neutral before", "neutral after"})
+"""Those that change or add English words."""
 
 
 def perturbed(texts: Sequence[str], name: str, *, seed: int = 0) -> list[str]:

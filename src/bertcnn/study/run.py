@@ -25,7 +25,7 @@ from bertcnn.study.behaviour import applies_to, failures, load_cases
 from bertcnn.study.cost import measure
 from bertcnn.study.division import Division, divide, read_table, read_transfer
 from bertcnn.study.evidence import SCHEMA
-from bertcnn.study.perturb import ENGLISH, PERTURBATIONS, perturbed
+from bertcnn.study.perturb import ENGLISH_ONLY, PERTURBATIONS, perturbed
 from bertcnn.study.plan import Plan, Run, find_source
 from bertcnn.study.slices import is_english
 from bertcnn.study.systems import FIXED, Classifier, System, Values, fit, network_settings, system
@@ -202,7 +202,7 @@ def _flips(one: Classifier, texts: Sequence[str], seed: int, english: bool) -> d
     picked = random.Random(seed).sample(list(texts), min(PERTURBED_TEXTS, len(texts)))  # noqa: S311
     answers = np.asarray(one.predict_proba(picked)).argmax(axis=1)
     found = {}
-    for name in PERTURBATIONS if english else PERTURBATIONS.keys() - ENGLISH:
+    for name in (one for one in PERTURBATIONS if english or one not in ENGLISH_ONLY):
         changed = perturbed(picked, name, seed=seed)
         if changed != picked:
             found[name] = float((np.asarray(one.predict_proba(changed)).argmax(axis=1) != answers).mean())
@@ -279,10 +279,10 @@ def _own(plan: Plan, one: System) -> Values:
         known = ", ".join(one.space) or "none"
     else:
         own = {name: value for name, value in plan.given(one.name).items() if name != "encoder"}
-        own |= {name: value for name, value in plan.settings.get(one.name, {}).items() if name == "encoder"}
+        own |= plan.settings.get(one.name, {})
         homes = {name: section for section, setting in all_settings() for name in [setting.name]}
-        wrong = [name for name in own if name in {*FIXED, "encoder"} or homes.get(name) == "data"]
-        known = "settings of the network and its training, but for " + ", ".join([*FIXED, "encoder"])
+        wrong = [name for name in own if name in FIXED or homes.get(name) == "data"]
+        known = "settings of the network and its training, but for " + ", ".join(FIXED)
     if wrong:
         raise StudyError(f"{one.name}: {', '.join(wrong)} cannot be set. Expected: {known}.")
     return own

@@ -12,10 +12,10 @@ NEGATIONS = re.compile(
     re.IGNORECASE,
 )
 WORD = re.compile(r"\w+(?:['\u2019]\w+)?")
-ENGLISH = frozenset(["the", "and", "this", "that", "with", "you", "they", "what"])
+ENGLISH_WORDS = frozenset(["the", "and", "this", "that", "with", "you", "they", "what"])
 """Words that nearly every English text of some length has, and other languages hardly."""
 ENGLISH_SHARE = 0.03
-"""Of all words, from which on texts are taken for English ones; of reviews, questions and posts it is 0.05 to 0.2."""
+"""Of all words, from which on texts are taken for English ones; of reviews, questions and posts it is 0.07 to 0.21."""
 LENGTHS = ((10, "up to 10 words"), (25, "11 to 25 words"), (60, "26 to 60 words"), (200, "61 to 200 words"))
 LONGEST = "over 200 words"
 
@@ -59,7 +59,7 @@ def is_english(texts: Sequence[str]) -> bool:
     (True, False)
     """
     words = [word.lower() for text in texts for word in WORD.findall(text)]
-    return sum(word in ENGLISH for word in words) >= max(1, ENGLISH_SHARE * len(words))
+    return sum(word in ENGLISH_WORDS for word in words) >= max(1, ENGLISH_SHARE * len(words))
 
 
 def has_negation(text: str) -> bool:

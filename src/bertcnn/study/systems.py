@@ -140,7 +140,7 @@ DEFAULTS = (
 )
 """Who is compared where nothing is said."""
 
-FIXED = ("depth", "states", "features", "method", "seed", "report_to")
+FIXED = ("depth", "states", "features", "method", "seed", "report_to", "encoder")
 """Settings that a system's name decides, or the study."""
 
 
