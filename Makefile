@@ -19,11 +19,12 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 
-run: $(STAMP) ## compare eight systems on the built-in reviews (runs/quickstart/report.html), classify four sentences
+run: $(STAMP) ## compare eight systems on the built-in reviews (runs/quickstart/report.html), classify four sentences, explain one
 	$(BIN)/bertcnn compare --config configs/quickstart.toml --output runs/quickstart
 	@printf '%s\n' 'The movie was not bad at all.' 'I expected more for the price.' \
 	  'Couldn'"'"'t be happier with the service!' 'Great, it broke on the first day.' \
 	  | $(BIN)/bertcnn predict runs/quickstart/model --table
+	@echo 'The movie was not bad at all.' | $(BIN)/bertcnn explain runs/quickstart/model-cnn
 
 # Two processes of one thread each: of two threads each they would slow each other down.
 test: $(STAMP) ## the tests, within three minutes or so

@@ -34,7 +34,7 @@ from bertcnn.study.plan import Plan, Run, Task, make_plan, read_plan, write_plan
 from bertcnn.study.questions import QUESTIONS
 from bertcnn.study.report import write_report
 from bertcnn.study.run import CANDIDATE, work
-from bertcnn.study.runner import _keep_winner, read_results, run_study
+from bertcnn.study.runner import _keep_winners, read_results, run_study
 from bertcnn.study.slices import has_negation, slices_of
 from bertcnn.study.systems import DEFAULTS, MeanStates, fit, ladder_place, network_settings, system
 from bertcnn.text.dataset import Examples, Splits, normal_form
@@ -410,6 +410,7 @@ def test_a_whole_study(reviews: Path, tiny: Path, tmp_path: Path) -> None:
     scores = json.loads((tmp_path / "study/model/metrics.json").read_text())
     assert scores["dev"]["headlines"]["accuracy"]["value"] == pytest.approx(best)
     assert Predictor.load(tmp_path / "study/model").predict(["good film"])
+    assert Predictor.load(tmp_path / "study/model-cnn").explain(["good film"])
 
 
 def make_transfer(reviews: Path) -> object:
@@ -487,14 +488,23 @@ def test_a_data_set_that_a_later_plan_leaves_out_is_still_known(reviews: Path, t
 def test_the_model_that_is_kept_is_the_best_on_one_dev_split(tmp_path: Path) -> None:
     """Dev scores of other folds are of other texts: the luckiest fold would have won."""
     before: list[dict[str, Any]] = []
-    for fold, name, score in [(0, "a", 0.8), (0, "b", 0.9), (0, "c", 0.85), (1, "a", 0.99)]:
+    found = [
+        (0, "a", 0.8, "windows"),
+        (0, "b", 0.9, "mean"),
+        (0, "c", 0.85, "windows"),
+        (0, "d", 0.85, "windows"),  # the first of equals
+        (1, "a", 0.99, "windows"),
+    ]
+    for fold, name, score, features in found:
         (tmp_path / CANDIDATE).mkdir()
         (tmp_path / CANDIDATE / "name").write_text(name)
         head = {"data": "x", "system": name, "seed": 0, "fold": fold, "fraction": 1.0, "status": "done"}
-        record = {**head, "dev": {"accuracy": score}, "progress": [1]}
-        _keep_winner(tmp_path, record, before)
+        record = {**head, "dev": {"accuracy": score}, "progress": [1], "settings": {"features": features}}
+        _keep_winners(tmp_path, record, before)
         before.append(record)
     assert (tmp_path / "model/name").read_text() == "b"
+    assert (tmp_path / "model-cnn/name").read_text() == "c"  # which explains
+    assert {one.name for one in tmp_path.iterdir()} == {"model", "model-cnn"}
 
 
 def test_another_study_in_the_folder_is_not_touched(reviews: Path, tiny: Path, tmp_path: Path) -> None:

@@ -24,13 +24,14 @@ from bertcnn import DataError, Predictor, Settings, SettingsError, TrainingError
 from bertcnn.apps.cli import app
 from bertcnn.inference.metrics import chance
 from bertcnn.network import model
-from bertcnn.settings import change, read_settings
+from bertcnn.settings import change, read_settings, write_settings
 from bertcnn.text.dataset import Examples, Splits
 from bertcnn.text.labels import Labels
 from bertcnn.training import stage
 from bertcnn.training import train as training
 from bertcnn.training.build import _class_weights, build_model
 from bertcnn.training.callbacks import Interruption, Watchdog
+from bertcnn.training.output import alone_in
 from bertcnn.training.stage import make_optimizer
 from tests.conftest import BAD, GOOD, OTHER, make_texts, warm_command
 
@@ -429,6 +430,19 @@ def test_resume_refuses_other_settings_and_nothing_to_resume(tiny: str, csv_file
     (tmp_path / "model.checkpoints" / "run.toml").write_text("[training]\nseed = 3\n")
     result = CliRunner().invoke(app, command)
     assert "seed was 3" in str(result.exception)
+
+
+def test_two_processes_do_not_train_in_one_folder(tiny: str, csv_file: Path, tmp_path: Path) -> None:
+    note = tmp_path / "model.checkpoints" / "run.toml"
+    with alone_in(note.parent, TrainingError):
+        write_settings(Settings(), note)
+        for flag in ("--resume", "--overwrite"):
+            result = CliRunner().invoke(app, arguments_for(tiny, csv_file, tmp_path / "model", flag)[3:])
+            assert isinstance(result.exception, TrainingError)
+            assert "Another process is at work" in str(result.exception)
+        assert note.is_file()
+    run_warm(arguments_for(tiny, csv_file, tmp_path / "model", "--overwrite"))
+    assert not note.parent.exists()
 
 
 def test_the_folder_of_a_model(folder: Path, quick: Settings) -> None:

@@ -66,8 +66,8 @@ def compare(
     them: bert-mean-frozen, bert-cnn-frozen (also @mix), bert-cls, bert-mean, bert-cnn, bert-cnn-lpft,
     bert-cnn-contrasts.
 
-    Writes report.html, report.md, results.jsonl, results.csv and the network that is best on dev. Killed or stopped,
-    the same command goes on where it was.
+    Writes report.html, report.md, results.jsonl, results.csv and two networks: model, the best on dev, and model-cnn,
+    the best that can be explained. Killed or stopped, the same command goes on where it was.
     """
     values: dict[str, Any] = {}
     if source is not None:
@@ -91,11 +91,7 @@ def compare(
         raise SettingsError(
             "--dev, --test, --folds, --text, --label, --tag, --encoding and --delimiter go with a SOURCE."
         )
-    _need(
-        "jinja2",
-        "matplotlib",
-        "filelock",
-    )
+    _need("jinja2", "matplotlib", "filelock")
     plan = _plan(values, config, setting or [])
     if source is not None:
         _check_is_alone(plan, output)
@@ -220,13 +216,15 @@ def _say_verdict(found: "Report", folder: Path) -> None:
     whole = [f"the study is not whole: of its runs are {', '.join(said)}."] if said else []
     for note in (*whole, *warnings, *found.notes):
         err.print(f"[yellow]Note:[/] {escape(note)}", highlight=False, soft_wrap=True)
-    out.print(f"\nThe report is [bold]{escape(str(folder / 'report.html'))}[/].", highlight=False, soft_wrap=True)
-    if (folder / "model").is_dir():
-        out.print(
-            f"The network that is best on the first dev split is saved in [bold]{escape(str(folder / 'model'))}[/].",
-            highlight=False,
-            soft_wrap=True,
-        )
+    files = {
+        "report.html": "The report",
+        "model": "The network that is best on the first dev split",
+        "model-cnn": "The best of those that can be explained",
+    }
+    lines = [
+        f"{what}: [bold]{escape(str(folder / name))}[/]" for name, what in files.items() if (folder / name).exists()
+    ]
+    out.print("", *lines, sep="\n", highlight=False, soft_wrap=True)
 
 
 def _cells(row: "Row") -> list[str]:

@@ -16,10 +16,9 @@ from bertcnn.apps.options import quiet
 from bertcnn.apps.serve import serve_with
 from bertcnn.apps.show import err
 from bertcnn.errors import ModelError, SettingsError
-from bertcnn.network.folder import read_config
 
-QUICKSTART = Path("runs/quickstart/model")
-"""What ``make run`` writes."""
+QUICKSTART = Path("runs/quickstart/model-cnn")
+"""What ``make run`` writes: the best network that can point at phrases."""
 
 BERT_CNN, CNN_ALONE = "BERT and CNN", "CNN alone"
 """Names of the demo's own models: folders in the cache, and what the page shows."""
@@ -34,7 +33,7 @@ def demo(
     model: Annotated[
         Optional[Path],
         typer.Argument(
-            help=f"Folder that `bertcnn train` wrote; default: {QUICKSTART} if it has a convolution, or one made now."
+            help=f"Folder that `bertcnn train` wrote; default: {QUICKSTART} if it is there, or one made now."
         ),
     ] = None,
     beside: Annotated[
@@ -55,9 +54,7 @@ def demo(
     quiet()
     if model is None:
         beside = beside or _own(CNN_ALONE)
-        # The best on dev may have a plain linear head, which points at no phrases: the page is there to show them.
-        has_phrases = QUICKSTART.is_dir() and read_config(QUICKSTART).get("features") == "windows"
-        model = QUICKSTART if has_phrases else _own(BERT_CNN)
+        model = QUICKSTART if QUICKSTART.is_dir() else _own(BERT_CNN)
     name = "quickstart" if model == QUICKSTART else ""
     settings = ServerSettings(model=model, name=name, beside=beside, port=port, web=True)
     where = f"[bold]{address(settings)}[/]"

@@ -3,8 +3,10 @@
 import inspect
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Optional, cast
+from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 
 import typer
 from rich.console import Console
@@ -14,7 +16,10 @@ from bertcnn.apps.options import INTERRUPTED, quiet
 from bertcnn.apps.show import err, out, say_findings, show_scores
 from bertcnn.errors import BertCNNError, SettingsError, TrainingError
 from bertcnn.settings import Settings, all_settings, change, read_settings, write_settings
-from bertcnn.training.output import check_output
+from bertcnn.training.output import LOCK, alone_in, check_output
+
+if TYPE_CHECKING:
+    from bertcnn.training.train import Trained
 
 
 def _train_signature() -> inspect.Signature:
@@ -81,7 +86,29 @@ def train(
     settings = change(read_settings(config) if config else Settings(), given)
     output = check_output(output, overwrite=overwrite)
     checkpoints = output.parent / f"{output.name}.checkpoints"
-    _claim(checkpoints, settings, resume=resume, overwrite=overwrite)
+    with _claimed(checkpoints, settings, resume=resume, overwrite=overwrite):
+        trained = _run(source, dev, test, settings, checkpoints, resume=resume)
+        if not _is_main_process():
+            return
+        from bertcnn.training.save import save
+
+        save(trained, output, overwrite=overwrite, sources={"source": source, "dev": dev, "test": test})
+        for event in checkpoints.rglob("events.out.tfevents*"):
+            logs = output / "logs" / event.relative_to(checkpoints).parts[0]
+            logs.mkdir(parents=True, exist_ok=True)
+            shutil.move(event, logs / event.name)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    _say(trained, output)
+
+
+train.__signature__ = _train_signature()  # type: ignore[attr-defined]
+train.__annotations__ = {p.name: p.annotation for p in _train_signature().parameters.values()}
+
+
+def _run(
+    source: str, dev: str | None, test: str | None, settings: Settings, checkpoints: Path, *, resume: bool
+) -> "Trained":
+    """Read the texts and train, with progress on the terminal of the first of several processes."""
     quiet()
     from bertcnn.text.dataset import load_splits
 
@@ -90,11 +117,9 @@ def train(
     try:
         splits = load_splits(source, settings.data, dev=dev, test=test, seed=settings.training.seed)
         say_findings(console, splits)
-        from bertcnn.inference.calibration import said_of_rare
-        from bertcnn.training.save import save
         from bertcnn.training.train import train as run
 
-        trained = run(splits, settings, checkpoints=checkpoints, resume=resume, console=console)
+        return run(splits, settings, checkpoints=checkpoints, resume=resume, console=console)
     except KeyboardInterrupt:
         console.print(
             f"\nStopped. What was trained so far is in {checkpoints}: give the same command with --resume to go on.",
@@ -106,21 +131,19 @@ def train(
         if is_main and not resume and not _has_begun(checkpoints):
             shutil.rmtree(checkpoints, ignore_errors=True)
         raise
-    if not is_main:
-        return
-    save(trained, output, overwrite=overwrite, sources={"source": source, "dev": dev, "test": test})
-    for event in checkpoints.rglob("events.out.tfevents*"):
-        logs = output / "logs" / event.relative_to(checkpoints).parts[0]
-        logs.mkdir(parents=True, exist_ok=True)
-        shutil.move(event, logs / event.name)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _say(trained: "Trained", output: Path) -> None:
+    """Show what came of it."""
+    from bertcnn.inference.calibration import said_of_rare
+
     rare = said_of_rare([row["support"] for row in trained.dev.labels.values()])
     for warning in [*trained.warnings, *([rare] if rare and trained.predictor.is_multi_label else [])]:
         err.print(f"[yellow]Warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
     if trained.cut_texts:
         err.print(
-            f"{trained.cut_texts} long texts were cut to {settings.training.max_train_pieces} pieces in training "
-            "(never in prediction).",
+            f"{trained.cut_texts} long texts were cut to {trained.settings.training.max_train_pieces} pieces "
+            "in training (never in prediction).",
             highlight=False,
         )
     name, scores = ("test", trained.test) if trained.test is not None else ("dev", trained.dev)
@@ -129,44 +152,54 @@ def train(
     out.print(f"Next: bertcnn predict {escape(str(output))} new.csv --output scored.csv", highlight=False)
 
 
-train.__signature__ = _train_signature()  # type: ignore[attr-defined]
-train.__annotations__ = {p.name: p.annotation for p in _train_signature().parameters.values()}
-
-
-def _claim(checkpoints: Path, settings: Settings, *, resume: bool, overwrite: bool) -> None:
-    """Make the folder of an unfinished run, or check that it is the one to go on with."""
+@contextmanager
+def _claimed(checkpoints: Path, settings: Settings, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Make the folder of an unfinished run, or check that it is the one to go on with; hold it meanwhile."""
     note = checkpoints / "run.toml"
-    if resume:
-        if not note.is_file():
-            raise TrainingError(f"Nothing to resume: there is no {checkpoints}. Train without --resume.")
-        before = read_settings(note)
-        if before != settings:
-            changed = [
-                f"{one.name} was {getattr(getattr(before, section), one.name)!r}"
-                for section, one in all_settings()
-                if getattr(getattr(before, section), one.name) != getattr(getattr(settings, section), one.name)
-            ]
-            raise SettingsError(
-                f"Cannot resume with other settings: {'; '.join(changed)}. Give the same, or --overwrite."
-            )
+    if resume and not note.is_file():
+        raise TrainingError(f"Nothing to resume: there is no {checkpoints}. Train without --resume.")
+    if not _is_main_process():  # of several processes the first holds it for all
+        yield
         return
-    is_foreign = not note.is_file() and checkpoints.is_dir() and any(checkpoints.iterdir())
-    if is_foreign and _is_main_process():
+    held = {one.name for one in checkpoints.iterdir()} if checkpoints.is_dir() else set()
+    if held - {LOCK} and not note.is_file():
         raise TrainingError(
             f"{checkpoints} is there, but is no unfinished run, which is where this one would keep its own. "
             "Give another --output."
         )
-    if note.is_file() and not overwrite and _is_main_process():
+    if note.is_file() and not (resume or overwrite):
         raise TrainingError(
             f"{checkpoints} holds an unfinished run. Give --resume to go on with it, or --overwrite to start anew."
         )
-    if _is_main_process():
+    with ExitStack() as stack:
         try:
-            shutil.rmtree(checkpoints, ignore_errors=True)
-            checkpoints.mkdir(parents=True)
-            write_settings(settings, note)
+            stack.enter_context(alone_in(checkpoints, TrainingError))
+            if resume:
+                _check_same(read_settings(note), settings)
+            else:
+                _empty(checkpoints)
+                write_settings(settings, note)
         except OSError as error:
             raise TrainingError(f"Cannot write {checkpoints}: {error}.") from error
+        yield
+
+
+def _check_same(before: Settings, settings: Settings) -> None:
+    changed = [
+        f"{one.name} was {getattr(getattr(before, section), one.name)!r}"
+        for section, one in all_settings()
+        if getattr(getattr(before, section), one.name) != getattr(getattr(settings, section), one.name)
+    ]
+    if changed:
+        raise SettingsError(f"Cannot resume with other settings: {'; '.join(changed)}. Give the same, or --overwrite.")
+
+
+def _empty(checkpoints: Path) -> None:
+    for one in checkpoints.iterdir():
+        if one.is_dir():
+            shutil.rmtree(one)
+        elif one.name != LOCK:
+            one.unlink()
 
 
 def _has_begun(checkpoints: Path) -> bool:

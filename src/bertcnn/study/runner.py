@@ -16,7 +16,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -31,6 +30,13 @@ from bertcnn.study.systems import system
 from bertcnn.text.dataset import Examples, check_is_label, fingerprint_of, look_at, normal_form
 from bertcnn.text.notes import notes
 from bertcnn.text.write_table import write_whole
+from bertcnn.training.output import alone_in
+
+WINNERS: dict[str, Callable[[Record], bool]] = {
+    "model": lambda _: True,
+    "model-cnn": lambda record: record["settings"]["features"] == "windows",
+}
+"""Folders with the networks that are best on dev, and which are considered: all; those that can be explained."""
 
 
 def run_study(plan: Plan, folder: Path, *, console: Console, isolated: bool = True) -> list[Record]:
@@ -71,8 +77,9 @@ def run_study(plan: Plan, folder: Path, *, console: Console, isolated: bool = Tr
 
 
 def _run_missing(plan: Plan, folder: Path, tables: dict[str, Table], console: Console, isolated: bool) -> list[Record]:
-    if (folder / "model.old").exists() and not (folder / "model").exists():
-        (folder / "model.old").rename(folder / "model")  # killed while one took the other's place
+    for name in WINNERS:
+        if (folder / f"{name}.old").exists() and not (folder / name).exists():
+            (folder / f"{name}.old").rename(folder / name)  # killed while one took the other's place
     for name, table in tables.items():
         _write_texts(folder / "texts" / f"{name}.jsonl", table)
     done = [record for record in read_results(folder) if record["status"] == "done"]
@@ -84,7 +91,7 @@ def _run_missing(plan: Plan, folder: Path, tables: dict[str, Table], console: Co
             shutil.rmtree(folder / CANDIDATE, ignore_errors=True)
             record = (_in_process if isolated else work)(plan, run, folder)
             if record["status"] == "done":
-                _keep_winner(folder, record, read_results(folder))
+                _keep_winners(folder, record, read_results(folder))
             _append(folder / "results.jsonl", record)
             advance(record)
     shutil.rmtree(folder / CANDIDATE, ignore_errors=True)
@@ -181,11 +188,7 @@ def _claimed(plan: Plan, folder: Path, tables: dict[str, Table]) -> Iterator[Non
         raise StudyError(f"{folder} is there already and holds no study. Give another --output.")
     for part in ("texts", "outcomes"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(folder / "lock").acquire(timeout=0)
-    except Timeout as error:
-        raise StudyError(f"Another process is at work in {folder}. Wait for it, or give another --output.") from error
-    with lock:
+    with alone_in(folder, StudyError):
         if note.is_file():
             before = read_plan(note)
             _check_same(plan, before, folder, tables)
@@ -240,8 +243,8 @@ def _content(table: Table) -> str:
     return fingerprint_of((table.train, table.dev, table.test)) + "\n"
 
 
-def _keep_winner(folder: Path, record: Record, before: Sequence[Record]) -> None:
-    """Let the loadable system with the best dev score so far be ``model/``.
+def _keep_winners(folder: Path, record: Record, before: Sequence[Record]) -> None:
+    """Keep a run's model under the names for which it is the best on dev so far.
 
     Only the first seed and fold of the first data set are in question: scores on other dev texts cannot be compared.
     """
@@ -249,14 +252,18 @@ def _keep_winner(folder: Path, record: Record, before: Sequence[Record]) -> None
     if not candidate.is_dir():
         return
     first = _split((*before, record)[0])
-    rivals = [r["dev"]["accuracy"] for r in before if r["status"] == "done" and r["progress"] and _split(r) == first]
-    if _split(record) == first and record["dev"]["accuracy"] > max(rivals, default=-1.0):
-        old = folder / "model.old"
-        shutil.rmtree(old, ignore_errors=True)
-        if (folder / "model").exists():
-            (folder / "model").rename(old)
-        candidate.rename(folder / "model")
-        shutil.rmtree(old, ignore_errors=True)
+    rivals = [r for r in before if r["status"] == "done" and r["progress"] and _split(r) == first]
+    for name, takes in WINNERS.items():
+        best = max((r["dev"]["accuracy"] for r in rivals if takes(r)), default=-1.0)
+        if _split(record) == first and takes(record) and record["dev"]["accuracy"] > best:
+            draft, old = folder / f"{name}.new", folder / f"{name}.old"
+            for left in (draft, old):
+                shutil.rmtree(left, ignore_errors=True)
+            shutil.copytree(candidate, draft)
+            if (folder / name).exists():
+                (folder / name).rename(old)
+            draft.rename(folder / name)
+            shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(candidate, ignore_errors=True)
 
 
