@@ -40,6 +40,7 @@ KINDS = {
     "two labels": {"kernel_sizes": (1, 2, 3)},
     "five labels": {"kernel_sizes": (2, 4), "num_labels": 5},
     "many labels a text": {"kernel_sizes": (1, 3), "num_labels": 4, "multi_label": True},
+    "a width twice": {"kernel_sizes": (2, 2)},
     "one label": {"kernel_sizes": (5,), "num_labels": 1, "multi_label": True},
 }
 LONG = "the film was good and so is the phone, but it is a very dull room "

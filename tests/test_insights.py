@@ -260,6 +260,7 @@ def test_dates_are_days_months_or_years() -> None:
 
 def test_categories_come_by_size_numbers_by_value_and_the_rarest_together() -> None:
     assert column(["b", "a", "b", "", "  "])[0] == ["b", "a", "(none)"]
+    assert column(["(none)", None, "(none)"]) == (['"(none)"', "(none)"], [0, 1, 0])
     assert column([10, 9, 10, 2])[0] == ["2", "9", "10"]
     names, rows = column([f"v{i}" for i in range(100) for _ in range(100 - i)])
     assert len(names) == MOST_GROUPS

@@ -20,7 +20,7 @@ from bertcnn.network.encoder import build_encoder
 from bertcnn.network.states import cached_states, stream_states
 from bertcnn.settings import change
 from bertcnn.text.dataset import Splits, load_splits
-from bertcnn.text.tokens import PieceTokenizer, Windowing
+from bertcnn.text.tokens import SEGMENT_WINDOWS, Pieces, PieceTokenizer, Windowing
 
 TOLERANCE = 2e-5
 reusing = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -237,6 +237,41 @@ def test_11_windowing_changes_nothing_where_a_text_fits(model: BertCNN, tokenize
         with torch.inference_mode():
             logits = model.head(states, torch.from_numpy(batch.source_mask)).logits
         torch.testing.assert_close(logits, plain, atol=TOLERANCE, rtol=0)
+
+
+def test_a_window_that_ends_a_long_text_keeps_its_place_beside_a_text_of_one_window(
+    model: BertCNN, tokenizer: PieceTokenizer
+) -> None:
+    """Both are a row of as many pieces; but the first begins where the windows before it end."""
+    windowing = model.config.windowing
+    words = ["a", "good", "film"] * 100
+    many = windowing.room + SEGMENT_WINDOWS * (windowing.room - windowing.overlap)
+    pieces = tokenizer([" ".join(words[:many]), " ".join(words[: windowing.room])])
+    assert windowing.starts(int(pieces.lengths[0])).size == SEGMENT_WINDOWS + 1
+    assert int(pieces.lengths[1]) == windowing.length
+
+    def states_of(text: int, reach: int | None, pieces: Pieces) -> np.ndarray:
+        found = np.full((int(pieces.lengths[text]), 32), np.nan)
+        for batch, states in stream_states(model, pieces, pad_id=0, reach=reach):
+            for row, (own, start) in enumerate(zip(batch.texts, batch.starts, strict=True)):
+                if own == text:
+                    count = int(batch.source_mask[row].sum())
+                    found[start : start + count] = states[row, :count].numpy()
+        return found
+
+    for text in (0, 1):
+        alone = Pieces(pieces[text], np.array([0, len(pieces[text])]))
+        np.testing.assert_allclose(states_of(text, 0, pieces), states_of(0, None, alone), atol=TOLERANCE)
+
+
+def test_who_may_read_follows_the_umask(tiny: str, tokenizer: PieceTokenizer, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        cached_states(BertCNN.from_encoder(tiny, depth=1), tokenizer, tokenizer(["a good film"]), tmp_path)
+    finally:
+        os.umask(before)
+    (entry,) = tmp_path.iterdir()
+    assert entry.stat().st_mode & 0o777 == 0o700
 
 
 def test_segments_change_nothing(model: BertCNN, tokenizer: PieceTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

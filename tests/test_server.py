@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import pytest
@@ -26,12 +27,14 @@ import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from starlette.testclient import TestClient
+from uvicorn.supervisors import Multiprocess
 
 from bertcnn import BertCNN, ModelError, Predictor, SettingsError
 from bertcnn.apps import batching, connections, middleware, workers
 from bertcnn.apps.batching import Batch, Batcher, Busy
 from bertcnn.apps.hosting import BreathingBackend, Classify, estimated_pieces
 from bertcnn.apps.limits import ServerSettings, is_loopback
+from bertcnn.apps.metrics import SHARED
 from bertcnn.apps.open_inference import readiness
 from bertcnn.apps.schemas import ExplainResponse, InferResponse, ModelsResponse, PredictResponse
 from bertcnn.apps.serve import _key, serve
@@ -1146,6 +1149,21 @@ def test_several_processes(folder: Path) -> None:
         running.send_signal(signal.SIGTERM)
         assert running.wait(30) == 0
     assert len(events(lines, "stopped")) == 2
+
+
+def test_what_waited_in_a_process_that_died_is_counted_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SHARED, str(tmp_path))
+    supervisor = workers._Supervisor.__new__(workers._Supervisor)
+    supervisor.processes = [SimpleNamespace(pid=1), SimpleNamespace(pid=2)]
+
+    def restart(one: Multiprocess) -> None:
+        one.processes = [SimpleNamespace(pid=1), SimpleNamespace(pid=3)]
+
+    monkeypatch.setattr(Multiprocess, "keep_subprocess_alive", restart)
+    for pid in (1, 2, 3):
+        (tmp_path / f"gauge_livesum_{pid}.db").write_text("")
+    supervisor.keep_subprocess_alive()
+    assert {file.name for file in tmp_path.iterdir()} == {"gauge_livesum_1.db", "gauge_livesum_3.db"}
 
 
 # ---- Open Inference Protocol

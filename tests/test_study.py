@@ -485,6 +485,16 @@ def test_a_data_set_that_a_later_plan_leaves_out_is_still_known(reviews: Path, t
         run_study(changed, tmp_path / "study", console=quiet(), isolated=False)
 
 
+def test_the_log_loss_decides_between_equals_alone() -> None:
+    found = [
+        {"accuracy": 0.9500, "log_loss": 0.2},
+        {"accuracy": 0.9505, "log_loss": 0.8},
+        {"accuracy": 0.9505, "log_loss": 0.7},
+    ]
+    fitted = [run_module._Fitted(None, {}, 0.0, dev) for dev in found]  # type: ignore[arg-type]
+    assert max(fitted, key=lambda one: one.score).dev == found[2]
+
+
 def test_the_model_that_is_kept_is_the_best_on_one_dev_split(tmp_path: Path) -> None:
     """Dev scores of other folds are of other texts: the luckiest fold would have won."""
     before: list[dict[str, Any]] = []

@@ -137,6 +137,8 @@ def show_operation(operation: "Operation") -> None:
 
 def show_rows(rows: Iterable[dict[str, Any]], text: str) -> int:
     """Show predictions on a terminal, a row each; return their number."""
+    from bertcnn.text.dataset import as_text
+
     number, left = 0, iter(rows)
     while some := list(islice(left, ROWS_SHOWN_AT_ONCE)):
         table = Table(show_edge=False)
@@ -144,7 +146,7 @@ def show_rows(rows: Iterable[dict[str, Any]], text: str) -> int:
         table.add_column("prediction")
         table.add_column("confidence", justify="right")
         for row in some:
-            shown = printable(str(row[text])[: SHOWN_CHARACTERS + 1])
+            shown = printable(as_text(row.get(text))[: SHOWN_CHARACTERS + 1])
             shown = shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}…"
             table.add_row(escape(shown), escape(row["prediction"]), f"{row['confidence']:.3f}")
         out.print(table)

@@ -139,7 +139,7 @@ class PageGuard:
         if method == "POST":
             return path in _SENT
         known = path in {"", "/"} or path.startswith((*_READ, f"{_FILE}{self.files.as_posix()}/"))
-        return known and method in {"GET", "HEAD"}
+        return known and ".." not in path.split("/") and method in {"GET", "HEAD"}
 
     def _check_sent(self, path: str, headers: dict[bytes, bytes]) -> None:
         if headers.get(b"sec-fetch-site", b"same-origin") not in {b"same-origin", b"none"}:

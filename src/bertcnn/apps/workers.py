@@ -20,6 +20,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.supervisors import Multiprocess
 
 from bertcnn.apps.connections import connections
@@ -99,6 +100,13 @@ def log_settings(level: str) -> dict[str, Any]:
 
 class _Supervisor(Multiprocess):
     """Several processes; a SIGHUP is passed on to each, which loads its model beside the one that serves."""
+
+    def keep_subprocess_alive(self) -> None:
+        """Put others in the place of those that died, and count no more what waited there."""
+        before = {process.pid for process in self.processes}
+        super().keep_subprocess_alive()
+        for pid in before - {process.pid for process in self.processes}:
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
     def handle_hup(self) -> None:
         """Pass it on."""

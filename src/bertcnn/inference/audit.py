@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bertcnn.inference.backend import Backend, Floats32
-from bertcnn.inference.winners import Floats, Winners
+from bertcnn.inference.winners import Floats, Winners, responses_of
 from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer
 
 
@@ -29,14 +29,14 @@ def alone_features(backend: Backend, tokenizer: PieceTokenizer, winners: Sequenc
         For each text float64 ``(M,)``, each >= 0; 0 where a filter had found nothing in the text.
     """
     rows: dict[tuple[int, ...], int] = {}
-    wanted: dict[tuple[int, int, int], int] = {}  # row, first piece in it, width
+    wanted: dict[tuple[int, int], int] = {}  # row, first piece in it
     asked: list[Ints] = []
     for found in winners:
         places = []
         for first, size in zip(found.firsts.tolist(), found.sizes.tolist(), strict=True):
             row, offset = _alone(found, tokenizer, first, size)
             at = rows.setdefault(row, len(rows))
-            places.append(wanted.setdefault((at, offset, size), len(wanted)))
+            places.append(wanted.setdefault((at, offset), len(wanted)))
         asked.append(np.array([*places, -1], dtype=np.int64))
     responses = _responses(backend, tokenizer, list(rows), list(wanted))
     return [_picked(found, places, responses) for found, places in zip(winners, asked, strict=True)]
@@ -87,39 +87,28 @@ def _alone(found: Winners, tokenizer: PieceTokenizer, first: int, size: int) -> 
 
 
 def _responses(
-    backend: Backend, tokenizer: PieceTokenizer, rows: list[tuple[int, ...]], wanted: list[tuple[int, int, int]]
+    backend: Backend, tokenizer: PieceTokenizer, rows: list[tuple[int, ...]], wanted: list[tuple[int, int]]
 ) -> Floats32:
-    """Return each wanted window's response of all filters of its width, after ReLU, ``(wanted, F)``."""
+    """Return the responses of all filters to the windows that begin at these places, after ReLU, ``(wanted, M)``."""
     weight, bias = backend.filters
-    sizes = backend.spec.kernel_sizes
-    filters = len(bias) // len(sizes)
-    responses = np.zeros((len(wanted), filters), dtype=np.float32)
+    responses = np.zeros((len(wanted), len(bias)), dtype=np.float32)
     by_row: list[list[int]] = [[] for _ in rows]
-    for place, (row, _, _) in enumerate(wanted):
+    for place, (row, _) in enumerate(wanted):
         by_row[row].append(place)
     starts = np.cumsum([0, *map(len, rows)])
     pieces = Pieces(np.array([piece for row in rows for piece in row], dtype=np.int64), starts)
     for batch in backend.batches(pieces, pad_id=tokenizer.pad_id, whole=True):
         states = backend.states(batch)
-        asked = [(i, place) for i, text in enumerate(batch.texts) for place in by_row[text]]
-        for index, size in enumerate(sizes):
-            of_size = [(i, place) for i, place in asked if wanted[place][2] == size]
-            if not of_size:
-                continue
-            windows = np.stack([states[i, wanted[p][1] : wanted[p][1] + size].ravel() for i, p in of_size])
-            begin = sum(sizes[:index]) * filters
-            block = weight[begin : begin + size * filters].reshape(size, filters, -1)
-            kernel = block.transpose(0, 2, 1).reshape(-1, filters)
-            found = windows @ kernel + bias[index * filters : (index + 1) * filters]
-            responses[[place for _, place in of_size]] = np.maximum(found, 0)
+        for row, mask, own in zip(batch.texts.tolist(), batch.source_mask, states, strict=True):
+            table = responses_of(own[: int(mask.sum())], weight, bias, backend.spec.kernel_sizes)
+            responses[by_row[row]] = table[[wanted[place][1] for place in by_row[row]]]
     return responses
 
 
 def _picked(found: Winners, places: Ints, responses: Floats32) -> Floats:
     """Return each filter's own response in its own window."""
     place = places[found.window_of]
-    own = np.arange(len(place)) % responses.shape[1] if responses.size else np.zeros(len(place), dtype=np.int64)
     values = np.zeros(len(place))
     there = place >= 0
-    values[there] = responses[place[there], own[there]]
+    values[there] = responses[place[there], np.flatnonzero(there)]
     return values

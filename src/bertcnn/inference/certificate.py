@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from importlib.metadata import version
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -76,8 +76,9 @@ def write_certificate(folder: str | Path, checks: Sequence[Check]) -> None:
     text = card.read_text("utf-8") if card.is_file() else f"# {Path(folder).name}\n"
     before, _, rest = text.partition(START)
     after = rest.partition(END)[2]
-    found = {name: find_spec(name) and version(name) for name in ("bertcnn", "torch", "onnxruntime")}
-    versions = [f"{name} {one}" for name, one in found.items() if one]
+    # Of the module: its distribution may be onnxruntime-gpu.
+    modules = [import_module(name) for name in ("bertcnn", "torch", "onnxruntime") if find_spec(name)]
+    versions = [f"{module.__name__} {module.__version__}" for module in modules]
     rows = [f"| {c.backend} | {c.way} | {c.difference:.1e} | {c.flips} |" for c in checks]
     section = "\n".join(
         [

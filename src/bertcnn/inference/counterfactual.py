@@ -16,7 +16,7 @@ import numpy.typing as npt
 from bertcnn.inference.backend import Backend, Floats32
 from bertcnn.inference.explanation import Phrase, winner
 from bertcnn.inference.prediction import cuts_of
-from bertcnn.inference.winners import Floats, Winners
+from bertcnn.inference.winners import Floats, Winners, responses_of
 from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer
 
 EXACT = 3
@@ -87,28 +87,11 @@ def window_scores(backend: Backend, tokenizer: PieceTokenizer, texts: Sequence[I
     for batch in backend.batches(pieces, pad_id=tokenizer.pad_id):
         states = backend.states(batch)
         for row, (text, start) in enumerate(zip(batch.texts, batch.starts, strict=True)):
-            found = _scores(states[row, : int(batch.source_mask[row].sum())], weight, bias, spec.kernel_sizes)
+            found = responses_of(states[row, : int(batch.source_mask[row].sum())], weight, bias, spec.kernel_sizes)
             # Segments share pieces, so that a window at their border may lie in the later one only.
             stretch = tables[text][start : start + len(found)]
             np.maximum(stretch, found, out=stretch)
     return tables
-
-
-def _scores(states: Floats32, weight: Floats32, bias: Floats32, sizes: tuple[int, ...]) -> Floats32:
-    """Return ``(T, M)`` of a stretch of states ``(T, D)``."""
-    filters = len(bias) // len(sizes)
-    products = states @ weight.T
-    table = np.zeros((len(states), len(bias)), dtype=np.float32)
-    place = 0
-    for index, size in enumerate(sizes):
-        windows = len(states) - size + 1
-        own = slice(index * filters, (index + 1) * filters)
-        if windows > 0:
-            shifts = range(size)
-            total = sum(products[j : j + windows, (place + j) * filters : (place + j + 1) * filters] for j in shifts)
-            table[:windows, own] = np.maximum(total + bias[own], 0)
-        place += size
-    return table
 
 
 def without(text: str, phrases: Sequence[Phrase]) -> str:

@@ -92,7 +92,6 @@ def export_onnx(
         written = [proof.check(runners[name], draft, folder) for name, draft in drafts.items()]
         _remove_stale(folder, made_of)
         for (name, draft), proved in zip(drafts.items(), written, strict=True):
-            draft.chmod(0o644)
             draft.replace(folder / draft.name)
             # Other processors round int8 otherwise, by about as much as int8 itself is off.
             off = proved.difference / max(1.0, float(np.abs(proof.logits).max(initial=0.0)))

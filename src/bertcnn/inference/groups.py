@@ -34,6 +34,8 @@ class GroupColumn:
     def add(self, value: Any) -> None:
         """Add a row's value."""
         name = NONE if value is None else " ".join(str(value).split())[:LONGEST] or NONE
+        if value is not None and name in {NONE, OTHER} and str(value).strip():
+            name = f'"{name}"'  # who wrote our own words into a cell
         self._rows.append(self._places.setdefault(name, len(self._places)))
 
     @property

@@ -15,6 +15,7 @@ from scipy.stats import beta
 from bertcnn.errors import DataError
 from bertcnn.inference.metrics import Truth, confidence, decide
 from bertcnn.inference.winners import Floats
+from bertcnn.text.tokens import Ints
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,16 @@ def risk_coverage(probabilities: Floats, truth: Truth, *, thresholds: Sequence[f
     # Texts of equal confidence are answered together or not at all.
     last = np.flatnonzero(np.append(np.diff(sure[order]) != 0, True))
     ordered = [*sure[order].tolist(), -1.0]
+    bounds = _upper(errors[last], last + 1).tolist()
     return [
         Operation(
             threshold=_between(ordered[i + 1], ordered[i]),
             coverage=(i + 1) / len(wrong),
             risk=float(errors[i]) / (i + 1),
-            risk_bound=_upper(int(errors[i]), i + 1),
+            risk_bound=bound,
             answered=i + 1,
         )
-        for i in last.tolist()
+        for i, bound in zip(last.tolist(), bounds, strict=True)
     ]
 
 
@@ -110,5 +112,6 @@ def threshold_for(
     )
 
 
-def _upper(errors: int, count: int) -> float:
-    return 1.0 if errors == count else float(beta.ppf(0.95, errors + 1, count - errors))
+def _upper(errors: Ints, counts: Ints) -> Floats:
+    right = counts - errors
+    return np.where(right > 0, beta.ppf(0.95, errors + 1, np.maximum(right, 1)), 1.0)

@@ -201,6 +201,33 @@ def parts_of(states: Floats32, positions: Ints, weight: Floats32, kernel_sizes: 
     return parts
 
 
+def responses_of(states: Floats32, weight: Floats32, bias: Floats32, kernel_sizes: tuple[int, ...]) -> Floats32:
+    """Return every window's response to every filter, after ReLU.
+
+    Args:
+        states: Of a stretch of pieces, ``(T, D)``.
+        weight: Of the filters, ``(sum(kernel_sizes) * F, D)``.
+        bias: Of the filters, ``(M,)``.
+        kernel_sizes: Window widths.
+
+    Returns:
+        Float32 ``(T, M)``: the window of filter m that begins at piece t; 0 where none fits.
+    """
+    filters = len(bias) // len(kernel_sizes)
+    products = states @ weight.T
+    table = np.zeros((len(states), len(bias)), dtype=np.float32)
+    place = 0
+    for index, size in enumerate(kernel_sizes):
+        windows = len(states) - size + 1
+        own = slice(index * filters, (index + 1) * filters)
+        if windows > 0:
+            shifts = range(size)
+            total = sum(products[j : j + windows, (place + j) * filters : (place + j + 1) * filters] for j in shifts)
+            table[:windows, own] = np.maximum(total + bias[own], 0)
+        place += size
+    return table
+
+
 def winners_of(
     text: str,
     ids: Ints,

@@ -3,11 +3,11 @@
 What lives here is all that knows how foreign encoders differ.
 """
 
-import hashlib
 import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from bertcnn.errors import BertCNNError, EncoderError, ModelError, SettingsError, nearest, reason
+from bertcnn.network.folder import WEIGHTS, sha256_of
 from bertcnn.text.tokens import PieceTokenizer
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -29,6 +30,7 @@ UNKNOWN = "\u2603 \ua66e \U000130c0"
 """A snowman, a Cyrillic letter and a hieroglyph: few vocabularies have all three."""
 
 
+@cache
 def resolve(name: str) -> str:
     """Return the folder or hub name that an encoder's name stands for.
 
@@ -44,8 +46,7 @@ def resolve(name: str) -> str:
     if package is None or package.origin is None:
         return MINILM_ON_HUB
     folder = Path(package.origin).parent / "model"
-    with (folder / "model.safetensors").open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(folder / WEIGHTS)
     if found != MINILM_SHA256:
         raise EncoderError(
             f"The packaged encoder in {folder} has sha256 {found}, expected {MINILM_SHA256}. "

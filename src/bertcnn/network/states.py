@@ -7,8 +7,8 @@ by its content (weights, tokenizer, windows, texts): whatever changes makes anot
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -34,7 +34,7 @@ BLOCK = 1 << 20
 
 _BATCHES = {"cpu": (1024, 70), "cuda": (65_536, 65_536)}
 
-ENTRY_FORMAT = b"3"
+ENTRY_FORMAT = b"4"
 """Of what an entry of the cache holds; those of another are not found."""
 
 _NOT_OF_STATES = frozenset({"_name_or_path", "architectures", "dtype", "transformers_version", "id2label", "label2id"})
@@ -146,7 +146,8 @@ def write_states(
     draft: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".draft-"))
+        draft = folder.with_name(f".draft-{secrets.token_hex(8)}")
+        draft.mkdir()
         np.save(draft / "starts.npy", pieces.starts)
         values = np.lib.format.open_memmap(draft / "states.npy", "w+", np.float16, (total, width))
         # Without its blocks, a map on a full disk would kill the process at some later write.
@@ -162,7 +163,6 @@ def write_states(
         values.flush()
         del values
         (draft / "seconds.txt").write_text(f"{time.perf_counter() - started:.3f}", "utf-8")
-        draft.chmod(0o755)  # a cache may be shared, and drafts are their maker's alone
         draft.rename(folder)
     except OSError as error:
         raise TrainingError(

@@ -84,7 +84,7 @@ def _peak() -> float:
     import resource  # which Windows has not
 
     unit = 1 if sys.platform == "darwin" else 1024  # bytes: Linux counts in kilobytes
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1024**2, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
 
 
 def _flops(system: Any, texts: Sequence[str]) -> float | None:

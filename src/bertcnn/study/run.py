@@ -64,8 +64,12 @@ class _Fitted:
     chosen: Values
     seconds: float
     dev: dict[str, float]
-    score: float
     trials: int = 1
+
+    @property
+    def score(self) -> tuple[float, float]:
+        """By which one is chosen: accuracy is coarse on a small dev split, so the log loss decides between equals."""
+        return self.dev["accuracy"], -self.dev["log_loss"]
 
 
 def _work(plan: Plan, run: Run, folder: Path) -> Record:
@@ -152,10 +156,10 @@ def _tune(plan: Plan, run: Run, division: Division) -> _Fitted:
         seconds = time.perf_counter() - started
         labels = [str(label) for label in made.classes_]
         dev = _scores(_truth(division.dev, labels), np.asarray(made.predict_proba(division.dev.texts)))
-        # Accuracy is coarse on a small dev split; the log loss decides between equals.
-        tried[key] = dev["accuracy"] - 1e-3 * dev["log_loss"]
-        if best is None or tried[key] > best.score:
-            best = _Fitted(made, values, seconds, dev, tried[key])
+        found = _Fitted(made, values, seconds, dev)
+        if best is None or found.score > best.score:
+            best = found
+        tried[key] = dev["accuracy"]
         return tried[key]
 
     if plan.tune == 1 or not space:

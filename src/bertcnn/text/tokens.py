@@ -135,7 +135,10 @@ class Batch:
     @property
     def is_plain(self) -> bool:
         """True where windows and rows are the same, so that nothing needs stitching."""
-        return self.source.shape == self.input_ids.shape
+        if self.source.shape != self.input_ids.shape:
+            return False
+        # Not only as many: the last window of a long text may begin its row at a later piece.
+        return np.array_equal(self.source[self.source_mask], np.flatnonzero(self.source_mask))
 
 
 def segments(

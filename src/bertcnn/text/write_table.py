@@ -23,7 +23,7 @@ def write_whole(file: Path, text: str) -> None:
     Raises:
         OSError: It cannot be written; what was there before is there still.
     """
-    draft = _beside(file)
+    draft = beside(file)
     try:
         draft.write_text(text, "utf-8", errors="replace")
         draft.replace(file)
@@ -31,7 +31,8 @@ def write_whole(file: Path, text: str) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _beside(file: Path) -> Path:
+def beside(file: Path) -> Path:
+    """Return a name for what shall be at ``file`` when it is whole."""
     return file.with_name(f".{file.name}-{secrets.token_hex(4)}")
 
 
@@ -55,7 +56,7 @@ def write_rows(file: str | Path, rows: Iterable[Row], *, like: str | Path = "") 
     draft = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = _beside(path)
+        draft = beside(path)
         with draft.open("x+b") as stream:
             if ending == ".parquet":
                 count = _write_parquet(stream, rows, Path(like))

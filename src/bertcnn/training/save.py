@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import platform
 import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from bertcnn.network.encoder import quiet_transformers
 from bertcnn.network.folder import WEIGHTS
 from bertcnn.settings import write_settings
 from bertcnn.text.dataset import fingerprint_of
+from bertcnn.text.write_table import beside
 from bertcnn.training.depth import DepthCurve
 from bertcnn.training.estimator import BertCNNClassifier
 from bertcnn.training.output import check_output
@@ -58,17 +58,17 @@ def save(
     draft = old = None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
+        draft = beside(place)
+        draft.mkdir()
         _write(made, draft, sources)
-        draft.chmod(0o755)
         if place.exists():
-            old = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-old-"))
-            place.rename(old / place.name)
+            old = beside(place)
+            place.rename(old)
         try:
             draft.rename(place)
         except OSError:
             if old is not None:
-                (old / place.name).rename(place)
+                old.rename(place)
             raise
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk by an error of its own
         what = "Free some space or give" if _is_full(error) else "Give"
@@ -94,7 +94,7 @@ def _write(trained: Trained, folder: Path, sources: Mapping[str, str | None] | N
     predictor.model.config.encoder._name_or_path = ""  # a path of this machine
     with quiet_transformers():
         predictor.model.save_pretrained(folder)
-    (folder / WEIGHTS).chmod(0o644)  # safetensors makes it private; the folder decides who reads
+    (folder / WEIGHTS).chmod((folder / "config.json").stat().st_mode)  # safetensors makes it private
     predictor.tokenizer.save(folder)
     if trained.depth_curve is not None:
         _write_graphs(trained, folder, trained.depth_curve)
