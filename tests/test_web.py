@@ -393,7 +393,8 @@ def basic(key: str) -> dict[str, str]:
 
 def test_only_what_the_page_needs_is_reached(address: str) -> None:
     for path in ("proxy=http://127.0.0.1/", "file=/etc/passwd", f"file={os.getcwd()}/pyproject.toml",
-                 f"file={web._files()}/../../etc/passwd", f"file={web._files()}/%2e%2e/x", "file=http://127.0.0.1/", "info", "openapi.json", "vibe-code",
+                 f"file={web._files()}/../../etc/passwd", f"file={web._files()}/%2e%2e/x",
+                 "file=http://127.0.0.1/", "info", "openapi.json", "vibe-code",
                  "runs", "user", "token", "deep_link"):  # fmt: skip
         assert HTTP.get(f"{address}/web/gradio_api/{path}").status_code in {403, 404}, path
     for path in ("run/predict", "call/predict", "vibe-edit", "stream/x"):
