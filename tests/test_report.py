@@ -23,11 +23,11 @@ from bertcnn.study.statistics import Outcomes, compare, holm
 from bertcnn.study.verdict import (
     Answer,
     Part,
-    chance,
     contradictions,
     judge,
     mean_of,
     over_data,
+    p_text,
     part_of,
     sentence,
     sides,
@@ -230,10 +230,10 @@ def test_shown_with_an_interval_that_holds_0_is_called_a_contradiction():
 
 
 @pytest.mark.parametrize(
-    ("p", "said"), [(0.0004, "p < 0.001"), (0.0123, "p = 0.012"), (0.0996, "p = 0.10"), (1.0, "p = 1.00")]
+    ("p", "said"), [(0.0004, "< 0.001"), (0.0123, "0.012"), (0.0996, "0.10"), (1.0, "1.00")]
 )
-def test_chance(p, said):
-    assert chance(p) == said
+def test_p_text(p, said):
+    assert p_text(p) == said
 
 
 def test_sides_are_picked_on_the_runs_that_both_share():

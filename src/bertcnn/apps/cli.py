@@ -130,14 +130,13 @@ def evaluate(
     """
     quiet()
     predictor = load_predictor(model, backend, device)
-    from bertcnn.text.dataset import load_examples
+    from bertcnn.text.dataset import load_examples, one_of
 
     said = {"text": text, "label": label, "separator": separator, "encoding": encoding, "delimiter": delimiter}
     data = reading(model, source, **said)
     if predictor.is_multi_label and not data.separator:
         data = replace(data, separator="|")
-    parts = load_examples(source, data)
-    examples = next(parts[name] for name in ("test", "dev", "train") if parts.get(name))
+    examples = one_of(load_examples(source, data), "test", "dev", "train")
     scores = predictor.evaluate(examples)
     operation = None if risk is None else predictor.threshold_for(examples, risk)
     if as_json:

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from bertcnn.apps.options import INTERRUPTED
-from bertcnn.apps.show import err, out
+from bertcnn.apps.show import err, out, say_note
 from bertcnn.errors import SettingsError, StudyError
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def _say_verdict(found: "Report", folder: Path) -> None:
     said = [f"{found.counts[name]} {how}" for name, how in undone.items() if found.counts[name]]
     whole = [f"the study is not whole: of its runs are {', '.join(said)}."] if said else []
     for note in (*whole, *warnings, *found.notes):
-        err.print(f"[yellow]Note:[/] {escape(note)}", highlight=False, soft_wrap=True)
+        say_note(err, note)
     files = {
         "report.html": "The report",
         "model": "The network that is best on the first dev split",

@@ -163,10 +163,12 @@ def _headline(form: dict[str, Any]) -> Text:
 
 
 def _refusal(form: dict[str, Any]) -> Text | None:
+    from bertcnn.inference.page import percent
+
     verdict = form["verdict"]
     if verdict is None or not verdict["reason"]:
         return None
-    return Text(f"{verdict['answer']} at {100 * verdict['threshold']:.0f} %: {verdict['reason']}", style="yellow")
+    return Text(f"{verdict['answer']} at {percent(verdict['threshold'])}: {verdict['reason']}", style="yellow")
 
 
 def _coloured(form: dict[str, Any], *, coloured: bool) -> Text:
@@ -189,27 +191,23 @@ def _coloured(form: dict[str, Any], *, coloured: bool) -> Text:
 
 
 def _table(form: dict[str, Any]) -> Padding:
-    from bertcnn.inference.page import shown_phrase, signed
+    from bertcnn.inference.page import percent, signed, view
 
-    why, audited = form["why"], form["audit"] is not None
-    order = sorted(range(len(form["phrases"])), key=lambda i: -abs(why["shares"][i]))
-    shown, rest = order[:SHOWN_PHRASES], order[SHOWN_PHRASES:]
-    greatest = max((abs(why["shares"][i]) for i in shown), default=0.0)
+    seen, why, audited = view(form, SHOWN_PHRASES), form["why"], form["audit"] is not None
+    rest = seen["rest"]
     table = Table(show_edge=False, box=None, pad_edge=False)
     table.add_column("share", justify="right", style="bold", header_style="dim")
     table.add_column(f"{'against':>{BAR}} for", header_style="dim", no_wrap=True)
     if audited:
         table.add_column("alone", justify="right", header_style="dim")
     table.add_column("phrase", header_style="dim", overflow="fold")
-    for i in shown:
-        phrase, share = form["phrases"][i], why["shares"][i]
-        kept = [f"{100 * phrase['survives']:.0f} %"] if audited else []
-        bar = _bar(share, greatest)
-        table.add_row(signed(share), bar, *kept, Text(printable(shown_phrase(form["text"], phrase))))
+    for row in seen["rows"]:
+        kept = [percent(row["survives"])] if audited else []
+        table.add_row(signed(row["share"]), _bar(row["share"], row["part"]), *kept, Text(printable(row["text"])))
     blank = [""] * (1 + audited)
-    if rest:
-        total = sum(why["shares"][i] for i in rest)
-        table.add_row(signed(total), *blank, f"{len(rest)} other phrase{'s' if len(rest) > 1 else ''}", style="dim")
+    if rest["count"]:
+        others = f"{rest['count']} other phrase{'s' * (rest['count'] > 1)}"
+        table.add_row(signed(rest["share"]), *blank, others, style="dim")
     table.add_row(signed(why["bias"]), *blank, "bias", style="dim")
     rounding = f"  unexplained {why['residual']:.0e}" if abs(why["residual"]) >= LEAST_TOLD else ""
     sum_up = Text.assemble((_margin(why), "bold"), (rounding, "dim"))
@@ -221,21 +219,22 @@ def _margin(why: dict[str, Any]) -> str:
     return f"{why['label']} over {why['other']}" if why["other"] is not None else f"{why['label']} in all"
 
 
-def _bar(share: float, greatest: float) -> Text:
-    """Return a bar to the left (against) or to the right (for)."""
-    length = max(1, round(BAR * abs(share) / greatest)) if greatest else 0
+def _bar(share: float, part: float) -> Text:
+    """Return a bar to the left (against) or to the right (for), as long as this part of the greatest."""
+    length = max(1, round(BAR * part)) if part else 0
     if share > 0:
         return Text(" " * BAR + "\u2502" + "\u2588" * length, style="green")
     return Text(" " * (BAR - length) + "\u2593" * length + "\u2502", style="red")
 
 
 def _audit(form: dict[str, Any]) -> Text | None:
+    from bertcnn.inference.page import percent
+
     audit = form["audit"]
     if audit is None:
         return None
-    kept = f"{100 * audit['survives']:.0f} %"
     return Text.assemble(
-        f"Read alone, the phrases keep {kept} of their response; the answer would be ",
+        f"Read alone, the phrases keep {percent(audit['survives'])} of their response; the answer would be ",
         (audit["label"] or "(no label)", "bold"),
         ".",
     )

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bertcnn.apps.options import Delimiter, Encoding, Label, Model, Separator, Text, check_is_folder, reading
-from bertcnn.apps.show import err, out
+from bertcnn.apps.show import err, out, say_note
 from bertcnn.errors import BertCNNError, DataError, ModelError
 from bertcnn.settings import Settings, read_settings
 
@@ -75,10 +75,10 @@ def export(
         )
     out.print(table)
     if int8 and labelled is not None and len(labelled) < FEW_LABELLED:
-        err.print(
-            f"[yellow]Note:[/] int8 was proved on {len(labelled):,} labelled texts, by which half a point of accuracy "
-            "cannot be told. Give more by --dev FILE.",
-            highlight=False,
+        say_note(
+            err,
+            f"int8 was proved on {len(labelled):,} labelled texts, by which half a point of accuracy cannot be told. "
+            "Give more by --dev FILE.",
         )
 
 
@@ -150,10 +150,9 @@ def _refuse_apart(checks: "list[Check]") -> None:
 
 
 def _given(model: Path, source: str, said: dict[str, str | None]) -> "Examples":
-    from bertcnn.text.dataset import load_examples
+    from bertcnn.text.dataset import load_examples, one_of
 
-    parts = load_examples(source, reading(model, source, **said))
-    return next(parts[name] for name in ("dev", "test", "train") if parts.get(name))
+    return one_of(load_examples(source, reading(model, source, **said)), "dev", "test", "train")
 
 
 def _dev_of_training(model: Path, *, needed: bool) -> "Examples | None":

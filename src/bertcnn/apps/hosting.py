@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from bertcnn.inference.leave_one_out import MOST_WORDS
 from bertcnn.inference.predictor import Predictor
 from bertcnn.network.folder import read_config
 from bertcnn.text.tokens import Batch
-
-if TYPE_CHECKING:
-    from bertcnn.inference.explanation import Explanation
 
 AUDIT_TOKENS = 500
 """What an audit costs a text: some 100 rows of a few pieces."""
@@ -107,7 +104,13 @@ class Classify:
 
 @dataclass(frozen=True)
 class Explain:
-    """The work of an explanation; see :func:`bertcnn.inference.explain.explain`."""
+    """The work of an explanation.
+
+    Attributes:
+        model: Which explains.
+        label: What ``why`` is about; None: the decision.
+        audit, counterfactual, leave_one_out, threshold: See :func:`bertcnn.inference.explain.explain`.
+    """
 
     model: Hosted
     label: str | None = None
@@ -118,16 +121,14 @@ class Explain:
 
     def __call__(self, texts: list[str]) -> list[dict[str, Any]]:
         """Return explanations in their JSON form."""
-        return [one.to_dict(label=self.label) for one in self._explained(texts)]
-
-    def _explained(self, texts: list[str]) -> "list[Explanation]":
-        return self.model.predictor.explain(
+        explanations = self.model.predictor.explain(
             texts,
             audit=self.audit,
             counterfactual=self.counterfactual,
             leave_one_out=self.leave_one_out,
             threshold=self.threshold,
         )
+        return [one.to_dict(label=self.label) for one in explanations]
 
     def cost(self, tokens: list[int]) -> list[int]:
         """Return what each text costs, as if it were only classified."""

@@ -24,7 +24,7 @@ from bertcnn.apps.options import (
     reading,
     stdin_lines,
 )
-from bertcnn.apps.show import counted, err, out, printable
+from bertcnn.apps.show import counted, err, out, printable, say_note
 from bertcnn.errors import DataError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _rows(source: str, data: "DataSettings", label: str | None, by: str | None) 
     Raises:
         DataError: It cannot be read, or a column that was named is not there.
     """
-    from bertcnn.text.dataset import load_rows
+    from bertcnn.text.dataset import load_rows, one_of
     from bertcnn.text.read_table import check_column, read_rows
 
     rows: Iterable[dict[str, Any]]
@@ -122,8 +122,7 @@ def _rows(source: str, data: "DataSettings", label: str | None, by: str | None) 
             raise DataError("Lines from stdin have no columns: leave out --label and --by, or give a file.")
         return ({data.text: line} for line in stdin_lines(data.encoding)), ""
     if source.startswith(("hf:", "builtin:")):
-        tables = load_rows(source, data)
-        rows = next(tables[name] for name in ("test", "dev", "train") if tables.get(name))
+        rows = one_of(load_rows(source, data), "test", "dev", "train")
     else:
         rows = read_rows(source, encoding=data.encoding, delimiter=data.delimiter)
     every = iter(rows)
@@ -144,7 +143,8 @@ def _text(row: dict[str, Any], column: str) -> str:
 
 def _labels(rows: Iterable[dict[str, Any]], source: str, data: "DataSettings") -> "Iterator[Label | None]":
     """Yield each row's label; None where it has none, unless a text can have many, or none."""
-    from bertcnn.text.dataset import as_examples, is_missing
+    from bertcnn.text.cells import is_missing
+    from bertcnn.text.dataset import as_examples
 
     for row in rows:
         value = row.get(data.label)
@@ -180,11 +180,8 @@ def _say(found: "Insights", files: list[Path]) -> None:
     if found.unknown:
         names = ", ".join(repr(name) for name in list(found.unknown)[:5])
         count = sum(found.unknown.values())
-        err.print(
-            f"[yellow]Note:[/] {count:,} texts have a label that the model does not know ({escape(names)}); they count "
-            "as not labelled.",
-            highlight=False,
-            soft_wrap=True,
+        say_note(
+            err, f"{count:,} texts have a label that the model does not know ({names}); they count as not labelled."
         )
     if found.withheld:
         err.print(

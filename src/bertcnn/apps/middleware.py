@@ -5,13 +5,13 @@ A bare ASGI layer, for it stands before every request.
 
 import asyncio
 import hmac
-import json
 import logging
 from collections.abc import Callable
 from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bertcnn.apps.limits import ServerSettings, is_loopback
@@ -108,11 +108,7 @@ class _Visit:
 
     async def answer(self, status: int, message: str, headers: dict[str, str]) -> None:
         """Say why it is refused."""
-        body = json.dumps({"error": message}).encode()
-        fields = {"content-type": "application/json", "content-length": str(len(body)), **headers}
-        pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
-        await self.send({"type": "http.response.start", "status": status, "headers": pairs})
-        await self.send({"type": "http.response.body", "body": body})
+        await JSONResponse({"error": message}, status, headers)({"type": "http"}, self._receive, self.send)
 
 
 class Guard:

@@ -214,13 +214,12 @@ def _flat(data: list[Any]) -> Iterator[Any]:
 
 
 def _wanted(asked: InferRequest) -> set[str]:
-    known = OUTPUTS
     if not asked.outputs:
-        return set(known)
+        return set(OUTPUTS)
     for one in asked.outputs:
-        if one.name not in known:
-            hint = nearest(one.name, known)
-            raise DataError(f"No output {one.name[:40]!r}. Known: {', '.join(known)}.{hint}")
+        if one.name not in OUTPUTS:
+            hint = nearest(one.name, OUTPUTS)
+            raise DataError(f"No output {one.name[:40]!r}. Known: {', '.join(OUTPUTS)}.{hint}")
     return {one.name for one in asked.outputs}
 
 

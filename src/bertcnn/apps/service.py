@@ -87,35 +87,20 @@ class Service:
         """
         return await self._put(Classify(self.host.model), list(texts), route)
 
-    async def explain(
-        self,
-        texts: Sequence[str],
-        *,
-        route: str,
-        label: str | None = None,
-        audit: bool = False,
-        counterfactual: bool = False,
-        leave_one_out: bool = False,
-        threshold: float | None = None,
-    ) -> tuple[list[dict[str, Any]], Hosted]:
+    async def explain(self, texts: Sequence[str], *, route: str, **options: Any) -> tuple[list[dict[str, Any]], Hosted]:
         """Explain predictions, and say which model made them.
 
         Args:
             texts: As in :meth:`predict`.
             route: As in :meth:`predict`.
-            label: What ``why`` is about; None: the decision.
-            audit: Also say how much of each share is left without context.
-            counterfactual: Also find the phrases without which the answer is another.
-            leave_one_out: Also measure what each logit loses without each word.
-            threshold: Confidence below which the verdict is "not sure".
+            options: Of :class:`~bertcnn.apps.hosting.Explain`.
 
         Raises:
             DataError: Too many texts, too long ones, or a label that the model does not know.
             ModelError: The model has no filters to point at phrases.
             Busy: The queue is full.
         """
-        work = Explain(self.host.model, label, audit, counterfactual, leave_one_out, threshold)
-        return await self._put(work, list(texts), route)
+        return await self._put(Explain(self.host.model, **options), list(texts), route)
 
     async def _put(self, work: Classify | Explain, texts: list[str], route: str) -> tuple[list[dict[str, Any]], Hosted]:
         self._check(texts)

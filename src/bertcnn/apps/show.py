@@ -46,13 +46,18 @@ def say_findings(console: Console, splits: "Splits") -> None:
     )
     console.print(f"Texts: {sizes}. Training labels: {escape(counts)}{more}.", highlight=False, soft_wrap=True)
     for note in notes(found, {"dev": splits.dev, "test": splits.test}):
-        console.print(f"[yellow]Note:[/] {escape(' '.join(filter(None, note)))}", highlight=False, soft_wrap=True)
+        say_note(console, " ".join(filter(None, note)))
     leaks = find_leaks(splits)
     for pair, count in leaks.items():
         shared = f"{count:,} {'text is' if count == 1 else 'texts are'} in both {pair}; scores there flatter."
-        console.print(f"[yellow]Note:[/] {shared}", highlight=False)
+        say_note(console, shared)
     if not leaks:
         console.print("Leak check: no text is in two splits.", highlight=False)
+
+
+def say_note(console: Console, text: str, kind: str = "Note") -> None:
+    """Say what somebody should know and need not act upon."""
+    console.print(f"[yellow]{kind}:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
 
 def counted(texts: int) -> str:

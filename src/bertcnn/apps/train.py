@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bertcnn.apps.options import INTERRUPTED, quiet
-from bertcnn.apps.show import err, out, say_findings, show_scores
+from bertcnn.apps.show import err, out, say_findings, say_note, show_scores
 from bertcnn.errors import BertCNNError, SettingsError, TrainingError
 from bertcnn.settings import Settings, all_settings, change, read_settings, write_settings
 from bertcnn.training.output import LOCK, alone_in, check_output
@@ -139,7 +139,7 @@ def _say(trained: "Trained", output: Path) -> None:
 
     rare = said_of_rare([row["support"] for row in trained.dev.labels.values()])
     for warning in [*trained.warnings, *([rare] if rare and trained.predictor.is_multi_label else [])]:
-        err.print(f"[yellow]Warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
+        say_note(err, warning, "Warning")
     if trained.cut_texts:
         err.print(
             f"{trained.cut_texts} long texts were cut to {trained.settings.training.max_train_pieces} pieces "

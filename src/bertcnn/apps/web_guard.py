@@ -7,9 +7,10 @@ here is not reached.
 import asyncio
 import base64
 import binascii
-import json
 from pathlib import Path
 
+from starlette.datastructures import MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bertcnn.apps.limits import ServerSettings
@@ -75,7 +76,7 @@ class PageGuard:
         if path != ROOT and not path.startswith(ROOT + "/"):
             await self.app(scope, receive, send)
             return
-        reply = _Reply(send)
+        reply = _Reply(receive, send)
         self.open += 1
         try:
             self._check(scope["method"], path.removeprefix(ROOT), dict(scope["headers"]))
@@ -190,15 +191,15 @@ def _size(folder: Path) -> int:
 class _Reply:
     """An answer on its way out, with the page's headers."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
         self._is_begun = False
 
     async def send(self, message: Message) -> None:
         """Pass on a part."""
         if message["type"] == "http.response.start":
             self._is_begun = True
-            message["headers"] = [*message.get("headers", []), *_pairs(HEADERS)]
+            MutableHeaders(scope=message).update(HEADERS)
         await self._send(message)
 
     async def end(self) -> None:
@@ -208,13 +209,6 @@ class _Reply:
 
     async def refuse(self, refusal: Refused) -> None:
         """Say why it is refused; as ``detail``, too, which Gradio's page reads."""
-        body = json.dumps({"error": str(refusal), "detail": str(refusal)}).encode()
-        fields = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
-        await self.send(
-            {"type": "http.response.start", "status": refusal.status, "headers": _pairs(fields | refusal.headers)}
-        )
-        await self.send({"type": "http.response.body", "body": body})
-
-
-def _pairs(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        said = {"error": str(refusal), "detail": str(refusal)}
+        answer = JSONResponse(said, refusal.status, {"connection": "close", **refusal.headers})
+        await answer({"type": "http"}, self._receive, self.send)

@@ -5,10 +5,10 @@ small, and is the predictor's, so that the features of a long text's segments ca
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,6 @@ import numpy.typing as npt
 from bertcnn.errors import ModelError
 from bertcnn.network.folder import read_config
 from bertcnn.text.tokens import Batch, Pieces, Windowing, make_batch, plan_batches
-
-if TYPE_CHECKING:
-    from bertcnn.network.config import BertCNNConfig
 
 Floats32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -50,37 +47,33 @@ class Spec:
         return max(self.kernel_sizes) - 1 if self.kernel_sizes else None
 
     @classmethod
-    def of(cls, config: "BertCNNConfig") -> Self:
-        """Return what a configuration says."""
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """Return what a configuration says: that of a model, or ``config.json`` read without transformers.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: It lacks something.
+        """
+        # transformers leaves out names that are its default ones.
+        names = {int(i): str(name) for i, name in config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"}).items()}
         return cls(
-            labels=tuple(config.label_names),
-            is_multi_label=config.is_multi_label,
-            thresholds=None if config.thresholds is None else tuple(config.thresholds),
-            windowing=config.windowing,
-            kernel_sizes=tuple(config.kernel_sizes) if config.features == "windows" else (),
+            labels=tuple(names[i] for i in range(len(names))),
+            is_multi_label=config["problem_type"] == "multi_label_classification",
+            thresholds=None if config["thresholds"] is None else tuple(config["thresholds"]),
+            windowing=Windowing(
+                config["window_length"], config["window_overlap"], config["num_prefix"], config["num_suffix"]
+            ),
+            kernel_sizes=tuple(config["kernel_sizes"]) if config["features"] == "windows" else (),
         )
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:
-        """Return what ``config.json`` of a model folder says, without transformers.
+        """Return what ``config.json`` of a model folder says.
 
         Raises:
             ModelError: It is missing, broken, or lacks something.
         """
-        config = read_config(folder)
         try:
-            # transformers leaves out names that are its default ones.
-            named = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
-            names = {int(i): str(name) for i, name in named.items()}
-            return cls(
-                labels=tuple(names[i] for i in range(len(names))),
-                is_multi_label=config["problem_type"] == "multi_label_classification",
-                thresholds=None if config["thresholds"] is None else tuple(config["thresholds"]),
-                windowing=Windowing(
-                    config["window_length"], config["window_overlap"], config["num_prefix"], config["num_suffix"]
-                ),
-                kernel_sizes=tuple(config["kernel_sizes"]) if config["features"] == "windows" else (),
-            )
+            return cls.of(read_config(folder))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(f"config.json of {folder} lacks {error}. Copy the whole folder again.") from error
 

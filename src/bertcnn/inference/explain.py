@@ -9,7 +9,6 @@ network gives features and windows. What the windows mean without their context 
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from typing import Protocol
 
@@ -20,13 +19,11 @@ from bertcnn.errors import ModelError
 from bertcnn.inference.audit import alone_features, survival
 from bertcnn.inference.backend import NO_FILTERS, Backend
 from bertcnn.inference.counterfactual import Without, flipping_sets, without
-from bertcnn.inference.explanation import Audit, Contrast, Counterfactual, Explanation, Phrase, Verdict, winner
+from bertcnn.inference.explanation import Audit, Counterfactual, Explanation, Phrase, winner
 from bertcnn.inference.leave_one_out import with_effects
 from bertcnn.inference.prediction import cuts_of, predictions_of
 from bertcnn.inference.winners import Floats, Winners, winners_of
 from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer, check_texts
-
-__all__ = ["Audit", "Contrast", "Counterfactual", "Explanation", "Phrase", "Verdict", "explain"]
 
 PIECES_AT_ONCE = 50_000
 """Pieces of the texts whose window scores are held at once: 80 MB for 400 filters."""
@@ -43,6 +40,9 @@ class Reader(Protocol):
 
     def pooled_parts(self, pieces: Pieces) -> tuple[npt.NDArray[np.float32], Ints, npt.NDArray[np.float32]]:
         """Return those, and what each place of each window gave."""
+
+    def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the logits of texts, ``(N, K)``."""
 
 
 def explain(
@@ -84,7 +84,7 @@ def explain(
     if counterfactual:
         explanations = _with_counterfactuals(predictor, winners, explanations)
     if leave_one_out:
-        explanations = [with_effects(each, partial(_logits, predictor)) for each in explanations]
+        explanations = [with_effects(each, predictor.logits) for each in explanations]
     by_text = dict(zip(distinct, explanations, strict=True))
     return [by_text[text] for text in texts]
 
@@ -118,12 +118,6 @@ def read_winners(
         for i, text in enumerate(texts)
     ]
     return winners, features @ weight.T + bias
-
-
-def _logits(predictor: Reader, texts: list[str]) -> npt.NDArray[np.float32]:
-    features, _ = predictor.pooled(predictor.tokenizer(texts))
-    weight, bias = predictor.backend.classifier
-    return features @ weight.T + bias
 
 
 def _explanations(
@@ -197,7 +191,7 @@ def _with_counterfactuals(
         sets += flipping_sets(backend, predictor.tokenizer, [winners[i] for i in chunk], logits)
     shortened = [without(e.text, [e.phrases[i] for i in s.phrases]) for e, s in zip(explanations, sets, strict=True)]
     flipped = [i for i, found in enumerate(sets) if found.phrases]
-    again = dict(zip(flipped, _logits(predictor, [shortened[i] for i in flipped]), strict=True))
+    again = dict(zip(flipped, predictor.logits([shortened[i] for i in flipped]), strict=True))
     done = []
     for i, (explanation, found) in enumerate(zip(explanations, sets, strict=True)):
         done.append(

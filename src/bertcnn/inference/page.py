@@ -31,7 +31,7 @@ def fragment(form: Form) -> str:
     Args:
         form: What ``Explanation.to_dict()`` returns.
     """
-    return str(template("fragment.html.j2").render(one=_view(form)))
+    return str(template("fragment.html.j2").render(one=view(form)))
 
 
 def page(forms: Sequence[Form], *, title: str) -> str:
@@ -41,7 +41,7 @@ def page(forms: Sequence[Form], *, title: str) -> str:
         forms: What ``Explanation.to_dict()`` returns.
         title: Of the page.
     """
-    views = [_view(form) for form in forms]
+    views = [view(form) for form in forms]
     return str(template("page.html.j2").render(views=views, title=without_surrogates(title)))
 
 
@@ -59,7 +59,7 @@ def template(name: str, package: str = "bertcnn.inference") -> Any:
     )
     engine.filters["signed"] = signed
     engine.filters["sure"] = sure
-    engine.filters["percent"] = lambda value: f"{100 * value:.0f} %"
+    engine.filters["percent"] = percent
     return engine.get_template(name)
 
 
@@ -86,13 +86,33 @@ def signed(value: float) -> str:
     return f"{'+' if rounded > 0 else chr(0x2212)}{abs(rounded):.2f}"
 
 
-def _view(form: Form) -> Form:
-    """Return what the templates show of an explanation."""
+def percent(share: float) -> str:
+    """Return a share in percent.
+
+    >>> percent(0.829)
+    '83 %'
+    """
+    return f"{100 * share:.0f} %"
+
+
+def view(form: Form, shown_phrases: int = SHOWN_PHRASES) -> Form:
+    """Return what is shown of an explanation: its form, and what is made of it.
+
+    - ``rows``: the phrases with the greatest shares, each with its ``share`` and that as a ``part`` of the greatest;
+    - ``rest``: ``count`` and ``share`` of the others;
+    - ``against``, ``rounding``: in words;
+    - ``marks``: :func:`marks`; ``left_out``: :func:`left_out`;
+    - ``struck``: the text around what a counterfactual takes out.
+
+    Args:
+        form: What ``Explanation.to_dict()`` returns.
+        shown_phrases: Most rows.
+    """
     if not _is_clean(form["text"]):
         form = without_surrogates(form)  # moves no character
     why = form["why"]
     order = sorted(range(len(form["phrases"])), key=lambda i: -abs(why["shares"][i]))
-    shown, rest = order[:SHOWN_PHRASES], order[SHOWN_PHRASES:]
+    shown, rest = order[:shown_phrases], order[shown_phrases:]
     greatest = max((abs(why["shares"][i]) for i in shown), default=0.0)
     return {
         **form,

@@ -36,7 +36,7 @@ class TorchBackend(Backend):
     @property
     def spec(self) -> Spec:
         """What the model's configuration says now."""
-        return Spec.of(self.model.config)
+        return Spec.of(vars(self.model.config))
 
     @property
     def classifier(self) -> tuple[Floats32, Floats32]:

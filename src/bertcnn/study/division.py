@@ -16,10 +16,12 @@ from bertcnn.text.dataset import (
     Examples,
     Splits,
     as_examples,
+    check_has_train,
     find_leaks,
     fingerprint_of,
     load_rows,
     normal_form,
+    one_of,
     stratified_rows,
 )
 from bertcnn.text.labels import Labels
@@ -119,12 +121,11 @@ def read_table(task: Task) -> Table:
         DataError: It cannot be read, has no rows left, or a text can have many labels.
     """
     parts = _rows(task)
-    if "train" not in parts:
-        raise DataError(f"{task.source} has no split 'train'. Its splits: {', '.join(parts)}.")
+    check_has_train(parts, task.source)
     for split, source in (("dev", task.dev), ("test", task.test)):
         if source:
             found = _rows(replace(task, source=source))
-            parts[split] = found.get(split) or found.get("train") or next(iter(found.values()))
+            parts[split] = one_of(found, split, "train", *found)
     if task.folds or task.fold_column:
         parts = {"train": [row for rows in parts.values() for row in rows]}
     if task.fold_column:

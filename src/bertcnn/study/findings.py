@@ -268,9 +268,8 @@ def _data_set(
         behaviour={one: tallies for one in ladder if (tallies := behaviour(study.of(name, one)))},
         transfer={one: moved for one in ladder if (moved := transfer(study.of(name, one)))},
         reliability={
-            one: tuple((float(c), float(a), int(n)) for c, a, n in reliability(p.probabilities, p.outcomes.truth))
+            one: tuple(reliability(pooled[one].probabilities, pooled[one].outcomes.truth))
             for one in main_systems(here, pooled)
-            for p in [pooled[one]]
         },
         contrast=contrast(here, pooled, examples, labels),
     )

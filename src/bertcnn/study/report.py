@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup, escape
 
 from bertcnn.study import pictures, tables
@@ -88,7 +89,9 @@ def write_report(folder: Path) -> Report:
         "verdict": _questions(report),
         "sections": [section for section in _sections(report) if section.blocks],
     }
-    page = _page.get_template("report.html.j2").render(**values, json=Markup(_json(report)))  # noqa: S704  # escaped
+    page = _page.get_template("report.html.j2").render(
+        **values, json=htmlsafe_json_dumps(report.to_dict(), dumps=as_json)
+    )
     write_whole(folder / "report.html", page)
     write_whole(folder / "report.md", _text.get_template("report.md.j2").render(**values))
     write_whole(folder / "results.csv", _csv(study))
@@ -229,11 +232,6 @@ def _summary(report: Report) -> str:
         *([f"{counts['broken']} broken line{'s' * (counts['broken'] != 1)}"] if counts["broken"] else []),
     ]
     return ", ".join(parts) + "."
-
-
-def _json(report: Report) -> str:
-    """Return the report as JSON that cannot end the script it stands in."""
-    return as_json(report.to_dict()).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _csv(study: Study) -> str:

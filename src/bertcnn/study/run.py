@@ -308,7 +308,7 @@ def settings_of(plan: Plan, run: Run, chosen: Values, *, train: int) -> Values:
     one = system(run.system)
     changes = {**_own(plan, one), **chosen}
     if one.settings is None:
-        return {**{name: choices[0] for name, choices in one.space.items()}, **changes}
+        return {**one.defaults, **changes}
     settings = network_settings(one, _base(plan), changes, seed=run.seed, vectors=_vectors(plan))
     found = {**vars(settings.model), **vars(settings.training)}
     return {**found, "batch_size": batch_for(train)} if found["batch_size"] == "auto" else found

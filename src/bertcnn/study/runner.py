@@ -157,17 +157,12 @@ def _append(file: Path, record: Record) -> None:
     """Add a line, after a line that a kill may have cut off."""
     text = json.dumps(record) + "\n"
     with file.open("a+b") as stream:
-        if stream.tell() and _last_byte(file) != b"\n":
-            text = "\n" + text
+        if stream.tell():
+            stream.seek(-1, os.SEEK_END)
+            text = text if stream.read(1) == b"\n" else "\n" + text
         stream.write(text.encode("ascii"))
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _last_byte(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        stream.seek(-1, os.SEEK_END)
-        return stream.read(1)
 
 
 def _write_texts(file: Path, table: Table) -> None:

@@ -57,6 +57,11 @@ class System:
     space: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     depth: str = ""
 
+    @property
+    def defaults(self) -> Values:
+        """What stands for each of what may be tuned, where nothing is."""
+        return {name: choices[0] for name, choices in self.space.items()}
+
 
 _HEAD = {
     "dropout": (0.5, 0.3),
@@ -242,7 +247,7 @@ def fit(
         settings = network_settings(one, base, changes, seed=seed, vectors=vectors)
         network = BertCNNClassifier(**vars(settings.model), **vars(settings.training))
         return cast(Classifier, network.fit(train.texts, train.labels, dev=(dev.texts, dev.labels), also_encode=pool))
-    values = {**{name: choices[0] for name, choices in one.space.items()}, **changes}
+    values = {**one.defaults, **changes}
     return cast(Classifier, _plain(one, values, base, seed, pool).fit(train.texts, train.labels))
 
 
@@ -289,7 +294,7 @@ class MeanStates(TransformerMixin, BaseEstimator):
 
     def fit_transform(self, X: Sequence[str], y: Any = None, **_: Any) -> npt.NDArray[np.float32]:  # noqa: N803
         """Encode the texts to learn from, or find their states in the cache."""
-        from bertcnn.network.states import cache_folder, cached_states
+        from bertcnn.network.states import cache_folder, cached_states, mean_of
 
         self.fit(X, y)
         started = perf_counter()
@@ -299,23 +304,18 @@ class MeanStates(TransformerMixin, BaseEstimator):
         place = {text: i for i, text in enumerate(texts)}
         share = pieces.lengths[[place[text] for text in set(X)]].sum() / max(1, len(pieces.ids))
         self.cached_seconds_ = share * states.seconds - (perf_counter() - started)
-        return np.stack([_mean(states[place[text]]) for text in X])
+        return np.stack([mean_of(states[place[text]]) for text in X])
 
     def transform(self, X: Sequence[str]) -> npt.NDArray[np.float32]:  # noqa: N803  # scikit-learn's name
         """Encode texts; not from the cache, so that what it costs can be measured."""
-        from bertcnn.network.states import embed_with
+        from bertcnn.network.states import embed_with, mean_of
 
         rows = []
         for start in range(0, len(X), TEXTS_AT_ONCE):
             states, mask = embed_with(self.model_, self.tokenizer_, X[start : start + TEXTS_AT_ONCE])
-            rows += [_mean(states[i, mask[i]].numpy()) for i in range(len(states))]
+            rows += [mean_of(states[i, mask[i]].numpy()) for i in range(len(states))]
         return np.stack(rows)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Return whether the encoder is loaded."""
         return hasattr(self, "model_")
-
-
-def _mean(states: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Return the mean of states ``(T, D)``; 0 where there are none."""
-    return np.asarray(np.sum(states, axis=0, dtype=np.float32) / max(1, len(states)), dtype=np.float32)

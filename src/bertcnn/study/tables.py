@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bertcnn.inference.metrics import Estimate
-from bertcnn.study.details import Contrast, Curve, Slice
+from bertcnn.study.details import Contrast, Curve
 from bertcnn.study.findings import DataSet, Report, Row
-from bertcnn.study.verdict import chance
+from bertcnn.study.verdict import p_text
 
 NOTHING = ""
 NOT_RUN = "not run"
@@ -121,10 +121,7 @@ def by_slice(data: DataSet) -> Table | None:
     """Return accuracy by slice: a row a slice, a column a system."""
     systems = [row.system for row in data.rows if any(row.system in one.accuracy for one in data.slices)]
 
-    def cells(one: Slice) -> dict[str, float]:
-        return one.accuracy
-
-    rows = [(f"{one.value}", f"{one.texts:,}", one.kind, cells(one)) for one in data.slices]
+    rows = [(one.value, f"{one.texts:,}", one.kind, one.accuracy) for one in data.slices]
     return _heat("Slice", "Texts", systems, rows) if rows else None
 
 
@@ -182,8 +179,8 @@ def verdict(report: Report) -> Table:
                 word(one.data),
                 word(f"{one.left} against {one.right}"),
                 Cell(estimate(one.difference)),
-                Cell(chance(one.p_value).removeprefix("p ").removeprefix("= ")),
-                Cell(chance(one.adjusted).removeprefix("p ").removeprefix("= ")),
+                Cell(p_text(one.p_value)),
+                Cell(p_text(one.adjusted)),
                 Cell(f"{one.only_left:,}"),
                 Cell(f"{one.only_right:,}"),
                 word("yes" if one.shown else "no", strong=one.shown),

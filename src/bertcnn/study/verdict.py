@@ -188,7 +188,7 @@ def sentence(found: Answer, who: str) -> str:
     else:
         said = f"{who} costs {_points(-value)} points [{_points(-high)}, {_points(-low)}]"
     seeds = f", {found.seeds} seeds" if found.seeds > 1 else ", one seed"
-    tested = f"{found.texts:,} texts{seeds}, {found.test}, {chance(found.adjusted)} after Holm"
+    tested = f"{found.texts:,} texts{seeds}, {found.test}, {_p(found.adjusted)} after Holm"
     how = f"({found.left} against {found.right}, {tested})"
     if found.shown:
         return f"{said} {how}.{_negation(found.negation) if found.negation else ''}"
@@ -231,13 +231,19 @@ def mean_of(differences: Sequence[Estimate]) -> Estimate:
     return Estimate(value, value - half, value + half)
 
 
-def chance(p_value: float) -> str:
-    """Write a p-value: ``p = 0.012``, ``p < 0.001``."""
+def p_text(p_value: float) -> str:
+    """Write a p-value: ``0.012``, ``< 0.001``."""
     if p_value < 0.001:
-        return "p < 0.001"
+        return "< 0.001"
     if 0.0495 <= p_value < LEVEL:  # else it would read as if it were not below
-        return f"p = {p_value:.4f}"
-    return f"p = {p_value:.3f}" if p_value < 0.0995 else f"p = {p_value:.2f}"
+        return f"{p_value:.4f}"
+    return f"{p_value:.3f}" if p_value < 0.0995 else f"{p_value:.2f}"
+
+
+def _p(p_value: float) -> str:
+    """Write the same in a sentence: ``p = 0.012``, ``p < 0.001``."""
+    text = p_text(p_value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def contradictions(answers: Iterable[Answer]) -> list[str]:
@@ -255,7 +261,7 @@ def contradictions(answers: Iterable[Answer]) -> list[str]:
 def _why_not(found: Answer) -> str:
     """Say what this data could have shown, or that only the number of questions stands in the way."""
     if found.p_value < LEVEL:
-        return f"; {chance(found.p_value)} as the only question"
+        return f"; {_p(found.p_value)} as the only question"
     if not math.isfinite(found.smallest):
         return "; so few texts can show no difference"
     smallest = 100 * found.smallest

@@ -5,10 +5,17 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_IN_A_TABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a cell holds nothing: none, what is no number in a column of numbers, pandas' NA."""
+    is_nan = isinstance(value, Real) and math.isnan(value)  # which numpy's are, too
+    return value is None or is_nan or type(value).__name__ in {"NAType", "NaTType"}
 
 
 def joined(value: Any) -> Any:

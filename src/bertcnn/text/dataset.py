@@ -1,18 +1,20 @@
 """Labelled texts from files and hubs: reading, checking, splitting."""
 
 import hashlib
-import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bertcnn.errors import DataError, reason
 from bertcnn.settings import DataSettings
+from bertcnn.text.cells import is_missing
 from bertcnn.text.labels import Label, named, names_in
 from bertcnn.text.read_table import Row, check_column, read_rows
+
+Part = TypeVar("Part", bound=Sized)
 
 BUILTIN = {"builtin:reviews": Path(__file__).parent / "reviews" / "reviews.csv"}
 FEWEST_ROWS = 10
@@ -144,12 +146,11 @@ def load_splits(
         DataError: A source cannot be read, or there is too little to divide.
     """
     parts = load_examples(source, settings)
-    if "train" not in parts:
-        raise DataError(f"{source} has no split 'train'. Its splits: {', '.join(parts)}.")
+    check_has_train(parts, source)
     for name, other in (("dev", dev), ("test", test)):
         if other is not None:
             found = load_examples(other, settings)
-            parts[name] = found.get(name) or found.get("train") or next(iter(found.values()))
+            parts[name] = one_of(found, name, "train", *found)
     train = parts["train"]
     check_is_label(train, settings.label)
     for name, fraction in (("test", settings.test_fraction), ("dev", settings.dev_fraction)):
@@ -264,6 +265,28 @@ def look_at(examples: Examples) -> Findings:
     )
 
 
+def check_has_train(parts: Mapping[str, Any], source: str) -> None:
+    """Refuse splits without one to learn from.
+
+    Raises:
+        DataError: There is none.
+    """
+    if "train" not in parts:
+        raise DataError(f"{source} has no split 'train'. Its splits: {', '.join(parts)}.")
+
+
+def one_of(parts: Mapping[str, Part], *names: str) -> Part:
+    """Return the first of these splits that has texts.
+
+    Raises:
+        DataError: None has.
+    """
+    found = next((parts[name] for name in names if parts.get(name)), None)
+    if found is None:
+        raise DataError(f"There are no texts in any split of {', '.join(parts)}.")
+    return found
+
+
 def as_text(value: Any) -> str:
     """Return a cell as a text; a missing one is empty.
 
@@ -274,11 +297,6 @@ def as_text(value: Any) -> str:
         shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
         raise DataError(f"A text is a {type(value).__name__}, {shown}. Expected a string; choose another column.")
     return "" if is_missing(value) else str(value)
-
-
-def is_missing(value: Any) -> bool:
-    """Return whether a cell holds nothing: none, or what is no number in a column of numbers."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Examples:

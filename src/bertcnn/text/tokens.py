@@ -24,7 +24,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from bertcnn.errors import ModelError
-from bertcnn.text.cells import without_surrogates
+from bertcnn.text.cells import is_missing, without_surrogates
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -290,8 +290,7 @@ def check_texts(texts: Iterable[str], *, first: int = 0) -> list[str]:
         return found
     one: Any = found[wrong]
     kind = type(one).__name__
-    is_missing = kind in {"NoneType", "NAType"} or (isinstance(one, float) and one != one)
-    hint = "; a missing text is ''" if is_missing else ""
+    hint = "; a missing text is ''" if is_missing(one) else ""
     raise TypeError(f"Text {first + wrong} is a {kind}, expected str{hint}.")
 
 

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from bertcnn.errors import DataError, nearest
 from bertcnn.inference.metrics import decide
 from bertcnn.settings import DataSettings, ModelSettings, Settings, TrainingSettings, change
+from bertcnn.text.cells import is_missing
 from bertcnn.text.dataset import Examples, Splits, stratified_rows
 from bertcnn.text.labels import Label, named
 from bertcnn.text.tokens import check_texts
@@ -144,10 +145,6 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
         answers = decide(table, many=self._is_multi_label, thresholds=in_order)
         return answers if self._is_multi_label else np.asarray(self.classes_[answers])
 
-    def score(self, X: Sequence[str], y: Any, sample_weight: Any = None) -> float:  # noqa: N803
-        """Return the accuracy (many labels a text: of whole label sets)."""
-        return float(super().score(X, y, sample_weight))
-
     def _note_classes(self, y: Any) -> None:
         """Note the classes and their names; where two look alike in print, the place is part of the name."""
         check_classification_targets(y)
@@ -233,7 +230,7 @@ def _labels_of(y: Any) -> Any:
         )
     if np.ndim(y) == 1 or np.shape(y)[1:] == (1,):
         given = np.asarray(y, dtype=object).ravel().tolist()
-        missing = [row for row, label in enumerate(given) if _is_missing(label)]
+        missing = [row for row, label in enumerate(given) if is_missing(label)]
         if missing:
             shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
             raise DataError(
@@ -248,8 +245,3 @@ def _is_matrix(y: Any) -> bool:
         return np.asarray(y).dtype.kind in "biuf"
     except ValueError:  # ragged
         return False
-
-
-def _is_missing(label: Any) -> bool:
-    is_nan = isinstance(label, float | np.floating) and bool(np.isnan(label))
-    return is_nan or type(label).__name__ in {"NoneType", "NAType", "NaTType"}
