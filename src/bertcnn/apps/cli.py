@@ -264,7 +264,7 @@ def embed(
     Example: `bertcnn embed reviews.csv --output states`
 
     The folder holds `states.npy`, float16 (pieces, D), and `starts.npy`, int64 (texts + 1): text i is
-    `states[starts[i]:starts[i + 1]]`. Both can be memory-mapped by `numpy.load`.
+    `states[starts[i]:starts[i + 1]]`; both can be memory-mapped by `numpy.load`. `seconds.txt` is what it took.
     """
     quiet()
     if output.exists():

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 
 SHOWN_WARNINGS = 5
-_OF_A_SOURCE = (None, "", "", "text", "label", "", "utf-8", "")
-"""What the flags are that a study in a file does not take, where they are not given."""
 
 
 def compare(
@@ -41,13 +39,15 @@ def compare(
     fractions: Annotated[Optional[str], typer.Option(help="Shares of the training texts, by commas: 0.1,1.")] = None,
     tune: Annotated[Optional[int], typer.Option(help="Settings to try on dev, for each system.", min=1)] = None,
     vectors: Annotated[Optional[str], typer.Option(help="Word vectors for cnn-static and cnn-tuned.")] = None,
-    dev: Annotated[str, typer.Option(help="Texts to choose on; default: a tenth of SOURCE.")] = "",
-    test: Annotated[str, typer.Option(help="Texts to test on; default: a tenth of SOURCE.")] = "",
-    text: Annotated[str, typer.Option(help="Column with the texts.")] = "text",
-    label: Annotated[str, typer.Option(help="Column with the labels.")] = "label",
-    tag: Annotated[str, typer.Option(help="Column with kinds of texts, to report on.")] = "",
-    encoding: Annotated[str, typer.Option(help="Of csv, tsv and jsonl files.")] = "utf-8",
-    delimiter: Annotated[str, typer.Option(help="Between csv columns; empty: a comma, and a tab for .tsv.")] = "",
+    dev: Annotated[Optional[str], typer.Option(help="Texts to choose on; default: a tenth of SOURCE.")] = None,
+    test: Annotated[Optional[str], typer.Option(help="Texts to test on; default: a tenth of SOURCE.")] = None,
+    text: Annotated[Optional[str], typer.Option(help="Column with the texts; default: text.")] = None,
+    label: Annotated[Optional[str], typer.Option(help="Column with the labels; default: label.")] = None,
+    tag: Annotated[Optional[str], typer.Option(help="Column with kinds of texts, to report on.")] = None,
+    encoding: Annotated[Optional[str], typer.Option(help="Of csv, tsv and jsonl files; default: utf-8.")] = None,
+    delimiter: Annotated[
+        Optional[str], typer.Option(help="Between csv columns; default: a comma, and a tab for .tsv.")
+    ] = None,
     setting: Annotated[
         Optional[list[str]],
         typer.Option("--set", help="NAME=VALUE: a setting of all networks, such as encoder, epochs, batch_size."),
@@ -69,28 +69,24 @@ def compare(
     Writes report.html, report.md, results.jsonl, results.csv and two networks: model, the best on dev, and model-cnn,
     the best that can be explained. Killed or stopped, the same command goes on where it was.
     """
-    values: dict[str, Any] = {}
-    if source is not None:
-        tag = tag or ("tag" if source == "builtin:reviews" else "")
-        data = {"source": source, "dev": dev, "test": test, "text": text, "label": label, "tag": tag}
-        data |= {"encoding": encoding, "delimiter": delimiter}
-        values["data"] = [{"name": _name_of(source), **data, "folds": folds or 0}]
-    given = {
-        "seeds": seeds,
-        "tune": tune,
-        "vectors": vectors,
-        "systems": None
-        if systems is None
-        else [_with_depth(name.strip()) for name in systems.split(",") if name.strip()],
-        "fractions": None if fractions is None else _numbers(fractions),
-    }
-    values |= {name: value for name, value in given.items() if value is not None}
     if (source is None) == (config is None):
         raise SettingsError("Give a SOURCE of labelled texts, or --config FILE with a study.")
-    if config is not None and (folds, dev, test, text, label, tag, encoding, delimiter) != _OF_A_SOURCE:
-        raise SettingsError(
-            "--dev, --test, --folds, --text, --label, --tag, --encoding and --delimiter go with a SOURCE."
-        )
+    data = _given(
+        dev=dev, test=test, folds=folds, text=text, label=label, tag=tag, encoding=encoding, delimiter=delimiter
+    )
+    values = _given(
+        seeds=seeds,
+        tune=tune,
+        vectors=vectors,
+        systems=None if systems is None else [_with_depth(one.strip()) for one in systems.split(",") if one.strip()],
+        fractions=None if fractions is None else _numbers(fractions),
+    )
+    if source is not None:
+        tags = {"tag": "tag"} if source == "builtin:reviews" else {}
+        values["data"] = [{"name": _name_of(source), "source": source, **tags, **data}]
+    elif data:
+        flags = ", ".join(f"--{name}" for name in data)
+        raise SettingsError(f"Got --config and {flags}, which go with a SOURCE. Write it into the file.")
     _need("jinja2", "matplotlib", "filelock")
     plan = _plan(values, config, setting or [])
     if source is not None:
@@ -109,6 +105,10 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder that `bertcnn com
     from bertcnn.study.report import write_report
 
     _say_verdict(write_report(folder), folder)
+
+
+def _given(**flags: Any) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
 
 
 def _with_depth(name: str) -> str:

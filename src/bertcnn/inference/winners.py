@@ -169,7 +169,9 @@ class Winners:
 
 @cache
 def places_of(kernel_sizes: tuple[int, ...], features: int) -> tuple[Ints, Ints]:
-    """Return for each row of the filters' weights its feature and its place in the window, int64 ``(W,)`` each.
+    """Return for each row of the filters' weights its feature and its place in the window.
+
+    Int64 ``(sum(kernel_sizes) * F,)`` each.
 
     >>> [row.tolist() for row in places_of((1, 2), 4)]
     [[0, 1, 2, 3, 2, 3], [0, 0, 0, 0, 1, 1]]

@@ -236,16 +236,13 @@ def cached_states(
 
 def _entry(folder: Path) -> States | None:
     """Return what an entry holds; None if there is none, or if it is damaged, as by a power cut: it is deleted then."""
-    for is_again in (False, True):
-        if not folder.is_dir():
-            return None
-        with suppress(OSError):  # of a cache that may only be read
-            os.utime(folder)
-        try:
-            return States.load(folder)
-        except (FileNotFoundError, ValueError, EOFError):
-            if is_again:  # else another process may be about to drop it, or to write it anew
-                _drop(folder)
+    if not folder.is_dir():
+        return None
+    with suppress(OSError):  # of a cache that may only be read
+        os.utime(folder)
+    with suppress(FileNotFoundError, ValueError, EOFError):
+        return States.load(folder)
+    _drop(folder)
     return None
 
 

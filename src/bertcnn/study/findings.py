@@ -84,8 +84,8 @@ class Row:
     epochs: float | None
     seconds: float | None
     whole: bool
-    best: bool
-    on_frontier: bool | None
+    best: bool = False
+    on_frontier: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ def _rows(study: Study, data: str, ladder: Sequence[str], whole: Container[str])
     """Return the systems of a data set, the best on dev and those on the frontier marked."""
     expected = study.expected(data)
     rows = [
-        replace(_row(study, data, name, expected[name]), whole=name in whole)
+        _row(study, data, name, expected[name], whole=name in whole)
         for name in ladder
         if name in expected or study.of(data, name)
     ]
@@ -303,7 +303,7 @@ def _rows(study: Study, data: str, ladder: Sequence[str], whole: Container[str])
     )
 
 
-def _row(study: Study, data: str, name: str, expected: int) -> Row:
+def _row(study: Study, data: str, name: str, expected: int, *, whole: bool) -> Row:
     runs = study.of(data, name)
     done = [run for run in runs if run.done]
     pooled = study.pooled(data, name)
@@ -323,9 +323,7 @@ def _row(study: Study, data: str, name: str, expected: int) -> Row:
         cost={key: over(done, max if key == "peak_megabytes" else median, "cost", key) for key in COSTS},
         epochs=median(e for e, _ in times) if times else None,
         seconds=median(s for _, s in times) if times else None,
-        whole=False,
-        best=False,
-        on_frontier=None,
+        whole=whole,
     )
 
 

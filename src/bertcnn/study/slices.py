@@ -27,7 +27,7 @@ def slices_of(table: Table) -> list[dict[str, str]]:
     occurs in no other text to learn from; ``label``; ``label frequency`` (more than three labels, of
     which half are commoner than the rest: whether its own is); ``tag``, where the task names a column.
     """
-    own = table.test is None
+    own = 1 if table.test is None else 0  # of folds the text itself is among those counted
     known: Counter[str] = Counter()
     for text in table.train.texts:
         known.update(_words(text))

@@ -1,4 +1,4 @@
-"""What the outcomes of a study show: scores with intervals, paired tests, curves and frontiers.
+"""What the outcomes of a study show: scores with intervals, and paired tests.
 
 A *run* is one trained system; its seed names it. Runs and examples are both drawn from more of
 their kind, and every run answers the same examples, so both must count and neither is nested in
