@@ -229,9 +229,7 @@ def test_shown_with_an_interval_that_holds_0_is_called_a_contradiction():
     ]
 
 
-@pytest.mark.parametrize(
-    ("p", "said"), [(0.0004, "< 0.001"), (0.0123, "0.012"), (0.0996, "0.10"), (1.0, "1.00")]
-)
+@pytest.mark.parametrize(("p", "said"), [(0.0004, "< 0.001"), (0.0123, "0.012"), (0.0996, "0.10"), (1.0, "1.00")])
 def test_p_text(p, said):
     assert p_text(p) == said
 

@@ -1,12 +1,13 @@
 """The settings of a run: frozen dataclasses, filled by flags, a TOML file, or keywords.
 
-Each setting is written once, here, with its meaning: the command line's ``--help`` and the
+Each setting is written once, here, with its meaning and its range: the command line's ``--help`` and the
 estimator's parameters come from the same lines. A TOML file has the sections ``[data]``,
 ``[model]`` and ``[training]``; ``run.toml`` of a saved model is one.
 """
 
 import math
 import tomllib
+from collections.abc import Callable
 from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -22,8 +23,22 @@ BackendName = Literal["auto", "torch", "onnx", "onnx-int8"]
 """What runs a trained network; auto: the fastest that is there."""
 
 
-def _setting(default: Any, meaning: str) -> Any:
-    return field(default=default, metadata={"help": meaning})
+@dataclass(frozen=True)
+class Range:
+    """What values a setting may have, in words and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+POSITIVE = Range("more than 0", lambda value: value > 0)
+NOT_NEGATIVE = Range("at least 0", lambda value: value >= 0)
+A_PART = Range("0 to 0.5", lambda value: 0 <= value <= 0.5)
+NOT_ALL = Range("0 to below 1", lambda value: 0 <= value < 1)
+
+
+def _setting(default: Any, meaning: str, within: Range | None = None) -> Any:
+    return field(default=default, metadata={"help": meaning, "range": within})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +48,14 @@ class DataSettings:
     text: str = _setting("text", "Column with the texts.")
     label: str = _setting("label", "Column with the labels.")
     separator: str = _setting("", "Between labels, where a text can have many (such as '|'); empty: one label.")
-    delimiter: str = _setting("", "Between csv columns; empty: a comma, and a tab for .tsv.")
+    delimiter: str = _setting(
+        "",
+        "Between csv columns; empty: a comma, and a tab for .tsv.",
+        Range("one character", lambda value: len(value) <= 1 or value == "\\t"),
+    )
     encoding: str = _setting("utf-8", "Of csv, tsv and jsonl files.")
-    dev_fraction: float = _setting(0.1, "Share of the training texts to choose on, where there is no dev file.")
-    test_fraction: float = _setting(0.1, "Share of the training texts to test on, where there is no test file.")
+    dev_fraction: float = _setting(0.1, "Share of the training texts to choose on, where there is no dev file.", A_PART)
+    test_fraction: float = _setting(0.1, "Share of the training texts to test on, where there is no test file.", A_PART)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +77,20 @@ class ModelSettings:
     features: Literal["windows", "mean", "first"] = _setting(
         "windows", "What decides: windows (the convolution); the mean or first state (a plain linear head, to compare)."
     )
-    num_filters: int = _setting(100, "Filters of each window width.")
-    kernel_sizes: tuple[int, ...] = _setting((1, 2, 3, 4), "Window widths, in word pieces.")
-    dropout: float = _setting(0.5, "Share of features dropped in training.")
-    max_length: int = _setting(
-        512, "Pieces encoded at once, if the encoder can; longer texts are read in overlapping windows."
+    num_filters: int = _setting(100, "Filters of each window width.", POSITIVE)
+    kernel_sizes: tuple[int, ...] = _setting(
+        (1, 2, 3, 4),
+        "Window widths, in word pieces.",
+        Range("widths >= 1", lambda value: bool(value) and min(value) >= 1),
     )
-    overlap: int = _setting(64, "Pieces that neighbouring windows share, at most half of one.")
-    vector_size: int = _setting(300, "Width of random word vectors.")
+    dropout: float = _setting(0.5, "Share of features dropped in training.", NOT_ALL)
+    max_length: int = _setting(
+        512,
+        "Pieces encoded at once, if the encoder can; longer texts are read in overlapping windows.",
+        Range("at least 8", lambda value: value >= 8),
+    )
+    overlap: int = _setting(64, "Pieces that neighbouring windows share, at most half of one.", NOT_NEGATIVE)
+    vector_size: int = _setting(300, "Width of random word vectors.", POSITIVE)
 
     @property
     def searches_depth(self) -> bool:
@@ -93,21 +118,32 @@ class TrainingSettings:
     method: Literal["frozen", "finetune", "head-then-finetune"] = _setting(
         "head-then-finetune", "frozen: the head on cached states; finetune: all; head-then-finetune: both in turn."
     )
-    epochs: int = _setting(4, "Passes over the texts with the encoder trained.")
-    head_epochs: int = _setting(10, "Passes over cached states with the encoder frozen.")
+    epochs: int = _setting(4, "Passes over the texts with the encoder trained.", POSITIVE)
+    head_epochs: int = _setting(10, "Passes over cached states with the encoder frozen.", POSITIVE)
     batch_size: int | Literal["auto"] = _setting(
-        "auto", "Texts a step; auto: 8 where there are fewer than 1,000 texts to learn from, else 32."
+        "auto",
+        "Texts a step; auto: 8 where there are fewer than 1,000 texts to learn from, else 32.",
+        Range("auto, or more than 0", lambda value: value == "auto" or value > 0),
     )
-    encoder_learning_rate: float = _setting(5e-5, "Of the encoder; word vectors take the head's.")
-    head_learning_rate: float = _setting(1e-3, "Of the head while the encoder is frozen, and in finetune.")
-    layer_decay: float = _setting(0.9, "Factor of the learning rate from each encoder layer to the one below.")
-    weight_decay: float = _setting(0.01, "Of AdamW.")
-    warmup: float = _setting(0.1, "Share of the steps in which the learning rate rises; it falls linearly after.")
-    max_gradient_norm: float = _setting(1.0, "Gradients are clipped to this norm.")
+    encoder_learning_rate: float = _setting(5e-5, "Of the encoder; word vectors take the head's.", POSITIVE)
+    head_learning_rate: float = _setting(1e-3, "Of the head while the encoder is frozen, and in finetune.", POSITIVE)
+    layer_decay: float = _setting(
+        0.9,
+        "Factor of the learning rate from each encoder layer to the one below.",
+        Range("above 0, to 1", lambda value: 0 < value <= 1),
+    )
+    weight_decay: float = _setting(0.01, "Of AdamW.", NOT_NEGATIVE)
+    warmup: float = _setting(
+        0.1,
+        "Share of the steps in which the learning rate rises; it falls linearly after.",
+        Range("0 to 1", lambda value: 0 <= value <= 1),
+    )
+    max_gradient_norm: float = _setting(1.0, "Gradients are clipped to this norm.", POSITIVE)
     patience: int = _setting(
         0,
         "Keep the epoch with the best dev score, and stop after so many that are no better; 0: go through all and keep "
         "the last, which is better as a rule, for rates fall to the end.",
+        NOT_NEGATIVE,
     )
     metric: Literal["auto", "accuracy", "macro_f1", "micro_f1", "log_loss"] = _setting(
         "auto",
@@ -115,31 +151,40 @@ class TrainingSettings:
         "epoch; auto: accuracy, or macro_f1 where texts have many labels.",
     )
     tolerance: float = _setting(
-        0.3, "With depth auto: points of the dev score (hundredths) that the chosen depth may be below the best."
+        0.3,
+        "With depth auto: points of the dev score (hundredths) that the chosen depth may be below the best.",
+        NOT_NEGATIVE,
     )
     budget_ms: float = _setting(
         0.0,
         "With depth auto: choose the depth, the filters and the backend that are best on dev among those that answer "
         "one text of median length in so many milliseconds here; 0: no limit.",
+        NOT_NEGATIVE,
     )
     train_word_embeddings: bool = _setting(False, "Train the encoder's table of pieces as well.")
     class_weights: Literal["none", "balanced"] | tuple[float, ...] = _setting(
-        "none", "Factors of the loss: none, balanced, or one number a label in order of its name."
+        "none",
+        "Factors of the loss: none, balanced, or one number a label in order of its name.",
+        Range("numbers above 0", lambda value: isinstance(value, str) or all(0 < one < math.inf for one in value)),
     )
-    focal_gamma: float = _setting(0.0, "Exponent of the focal loss; 0 is cross entropy.")
-    label_smoothing: float = _setting(0.0, "Share of the target spread over all labels.")
+    focal_gamma: float = _setting(0.0, "Exponent of the focal loss; 0 is cross entropy.", NOT_NEGATIVE)
+    label_smoothing: float = _setting(0.0, "Share of the target spread over all labels.", NOT_ALL)
     negation_contrasts: float = _setting(
-        0.0, "Add so many times the training texts as far negations made of them (English, negative and positive only)."
+        0.0,
+        "Add so many times the training texts as far negations made of them (English, negative and positive only).",
+        Range("0 to 5", lambda value: 0 <= value <= 5),
     )
-    max_train_pieces: int = _setting(2048, "Longer texts are cut to this in training; never in prediction.")
+    max_train_pieces: int = _setting(2048, "Longer texts are cut to this in training; never in prediction.", POSITIVE)
     precision: Literal["auto", "fp32", "bf16"] = _setting(
         "auto", "auto: bf16 on a GPU that has it; on a CPU bf16 pays where that has AMX."
     )
-    gradient_accumulation: int = _setting(1, "Batches a step of the optimizer.")
+    gradient_accumulation: int = _setting(1, "Batches a step of the optimizer.", POSITIVE)
     gradient_checkpointing: bool = _setting(False, "Trade time for memory in the encoder.")
     report_to: tuple[str, ...] = _setting(("tensorboard",), "Where to log: tensorboard, wandb, mlflow, ..., or none.")
     cache: str = _setting("", "Folder for encoder states; empty: BERTCNN_CACHE, or ~/.cache/bertcnn/states.")
-    seed: int = _setting(0, "Of splits, weights, order and dropout.")
+    seed: int = _setting(
+        0, "Of splits, weights, order and dropout.", Range("0 to 4294967295", lambda value: 0 <= value < 2**32)
+    )
 
 
 def batch_for(texts: int) -> int:
@@ -269,57 +314,22 @@ def _fault(name: str, given: str, says: list[str]) -> str:
 
 
 def _out_of_range(settings: Settings) -> list[str]:
-    data, model, training = settings.data, settings.model, settings.training
-    is_auto, kind = model.depth == "auto", model.encoder.partition(":")[0]
+    model, training = settings.model, settings.training
+    kind = model.encoder.partition(":")[0]
     has_layers = kind not in {"words", "pieces"}
     rules: list[tuple[str, Any, bool, str]] = [
-        ("dev_fraction", data.dev_fraction, 0 <= data.dev_fraction <= 0.5, "0 to 0.5"),
-        ("test_fraction", data.test_fraction, 0 <= data.test_fraction <= 0.5, "0 to 0.5"),
-        ("delimiter", data.delimiter, len(data.delimiter) <= 1 or data.delimiter == "\\t", "one character"),
         ("depth", model.depth, has_layers or model.depth in WHOLE, f"all: an encoder of {kind} has no layers to cut"),
-        ("kernel_sizes", model.kernel_sizes, bool(model.kernel_sizes) and min(model.kernel_sizes) >= 1, "widths >= 1"),
-        ("dropout", model.dropout, 0 <= model.dropout < 1, "0 to below 1"),
-        ("max_length", model.max_length, model.max_length >= 8, "at least 8"),
-        ("overlap", model.overlap, model.overlap >= 0, "at least 0"),
-        ("warmup", training.warmup, 0 <= training.warmup <= 1, "0 to 1"),
-        ("layer_decay", training.layer_decay, 0 < training.layer_decay <= 1, "above 0, to 1"),
-        ("label_smoothing", training.label_smoothing, 0 <= training.label_smoothing < 1, "0 to below 1"),
-        ("focal_gamma", training.focal_gamma, training.focal_gamma >= 0, "at least 0"),
-        ("negation_contrasts", training.negation_contrasts, 0 <= training.negation_contrasts <= 5, "0 to 5"),
         (
-            "class_weights",
-            training.class_weights,
-            isinstance(training.class_weights, str) or all(0 < w < float("inf") for w in training.class_weights),
-            "numbers above 0",
+            "budget_ms",
+            training.budget_ms,
+            model.depth == "auto" or training.budget_ms <= 0,
+            "0, or depth = auto to choose by it",
         ),
-        ("seed", training.seed, 0 <= training.seed < 2**32, "0 to 4294967295"),
-        ("tolerance", training.tolerance, training.tolerance >= 0, "at least 0"),
-        ("budget_ms", training.budget_ms, training.budget_ms >= 0, "at least 0"),
-        ("budget_ms", training.budget_ms, is_auto or training.budget_ms <= 0, "0, or depth = auto to choose by it"),
-        (
-            "batch_size",
-            training.batch_size,
-            training.batch_size == "auto" or training.batch_size > 0,
-            "auto, or more than 0",
-        ),
-        ("weight_decay", training.weight_decay, training.weight_decay >= 0, "at least 0"),
-        ("patience", training.patience, training.patience >= 0, "at least 0"),
     ]
-    positive = {
-        model: ("num_filters", "vector_size"),
-        training: (
-            "epochs",
-            "head_epochs",
-            "encoder_learning_rate",
-            "head_learning_rate",
-            "max_gradient_norm",
-            "max_train_pieces",
-            "gradient_accumulation",
-        ),
-    }
-    rules += [(n, getattr(s, n), getattr(s, n) > 0, "more than 0") for s, names in positive.items() for n in names]
-    floats = [
-        (one.name, getattr(s, one.name)) for s in (data, model, training) for one in fields(s) if one.type is float
-    ]
-    rules += [(name, value, value < math.inf, "a finite number") for name, value in floats]
+    for section, one in all_settings():
+        value, within = getattr(getattr(settings, section), one.name), one.metadata["range"]
+        if within is not None:
+            rules.append((one.name, value, within.holds(value), within.words))
+        if one.type is float:
+            rules.append((one.name, value, value < math.inf, "a finite number"))
     return [f"Setting {name!r} is {value!r}, expected {wanted}." for name, value, holds, wanted in rules if not holds]
