@@ -487,6 +487,16 @@ def test_scores_are_whole_where_labels_are_many_and_long(
     assert "number 1.000 1.000 1.000 1 0 0 0 0 0 1" in rows
 
 
+def test_what_labels_were_taken_for_fits_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"a rather long name {i}" for i in range(12)]
+    truth = np.arange(24) % 12
+    answers = np.where(np.arange(24) < 2, 5, truth)
+    show_scores(evaluate(truth, np.eye(12)[answers], names), "m")
+    lines = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[lines.index("Taken for") :][-2:] == [f"{names[i]} {names[5]} 1" for i in (0, 1)]
+    assert "a rather long name 3 1.000 1.000 1.000 2" in lines
+
+
 def test_a_text_neither_steers_nor_fills_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     row = {"prediction": "a", "confidence": 1.0}
     rows = [{"text": "evil \x1b]0;owned\x07\x1b[31mred " + "x" * 5000, **row}, row]  # jsonl may lack a column

@@ -258,6 +258,14 @@ def test_dates_are_days_months_or_years() -> None:
     assert column([f"{year}-{month:02d}-01" for year in range(1990, 2000) for month in range(1, 13)])[0][0] == "1990"
 
 
+def test_a_few_values_that_are_no_dates_leave_the_others_dates() -> None:
+    days = [f"2024-{month:02d}-{day:02d}" for month in (2, 1, 3) for day in range(1, 29)]
+    names, rows = column([*days, "unknown", None])
+    assert names == ["2024-01", "2024-02", "2024-03", "(none)", "(other)"]
+    assert np.bincount(rows).tolist() == [28, 28, 28, 1, 1]
+    assert column([*days[:8], "unknown", "later"])[0] == sorted([*days[:8], "unknown", "later"])  # one in five
+
+
 def test_categories_come_by_size_numbers_by_value_and_the_rarest_together() -> None:
     assert column(["b", "a", "b", "", "  "])[0] == ["b", "a", "(none)"]
     assert column(["(none)", None, "(none)"]) == (['"(none)"', "(none)"], [0, 1, 0])

@@ -126,7 +126,8 @@ def evaluate(
 
     `bertcnn evaluate models/reviews dev.csv --risk 0.05` (the threshold to give to `bertcnn explain`)
 
-    Of a source with splits, the test split is taken, or the dev split where there is none.
+    Of a source with splits, the test split is taken, or the dev split where there is none. In JSON, scores are at
+    `headlines.accuracy.value` (`low` and `high` are the ends of its interval) and `labels.NAME.f1`.
     """
     quiet()
     predictor = load_predictor(model, backend, device)

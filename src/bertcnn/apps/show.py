@@ -100,9 +100,28 @@ def show_scores(scores: "Evaluation", title: str) -> None:
         out.print(_labels(scores))
         return
     both = _labels(scores, taken_for="as ")
-    is_wide = out.measure(both, options=out.options.update(max_width=10_000)).maximum > out.width
-    for one in (_labels(scores), _labels(scores, title="Taken for", own=False, taken_for="")) if is_wide else (both,):
-        out.print(one)
+    if _fits(both):
+        out.print(both)
+        return
+    matrix = _labels(scores, title="Taken for", own=False, taken_for="")
+    out.print(_labels(scores), matrix if _fits(matrix) else _confusions(scores), sep="\n")
+
+
+def _fits(table: Table) -> bool:
+    return out.measure(table, options=out.options.update(max_width=10_000)).maximum <= out.width
+
+
+def _confusions(scores: "Evaluation") -> Table:
+    """Return a row a label with mistakes: what it was taken for, the most frequent first."""
+    names = list(scores.labels)
+    table = Table(title="Taken for", title_justify="left", show_edge=False)
+    table.add_column("label", overflow="fold")
+    table.add_column("texts")
+    for i, line in enumerate(scores.confusion or ()):
+        others = sorted((j for j, count in enumerate(line) if count and j != i), key=lambda j: -line[j])
+        if others:
+            table.add_row(escape(names[i]), escape(", ".join(f"{names[j]} {line[j]:,}" for j in others)))
+    return table
 
 
 def _labels(scores: "Evaluation", *, title: str | None = None, own: bool = True, taken_for: str | None = None) -> Table:

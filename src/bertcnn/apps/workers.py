@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from math import ceil
 from typing import Any
 
@@ -107,6 +108,15 @@ class _Supervisor(Multiprocess):
         super().keep_subprocess_alive()
         for pid in before - {process.pid for process in self.processes}:
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+    def terminate_all(self) -> None:
+        """Stop listening first, here and in all processes at once: connections would wait for nobody, and be reset."""
+        for one in self.sockets:
+            if find_spec("uvloop"):  # asyncio's own loop would log that it can accept nothing any more
+                with suppress(OSError):  # only Linux does this to a socket that listens
+                    one.shutdown(socket.SHUT_RD)
+            one.close()
+        super().terminate_all()
 
     def handle_hup(self) -> None:
         """Pass it on."""

@@ -159,9 +159,11 @@ def load_splits(
             parts[name] = train.pick(sorted(taken), name)
             train = train.pick((i for i in range(len(train)) if i not in taken), "train")
     if not len(parts.get("dev", ())):
+        distinct = len({normal_form(text) for text in train.texts})
+        only = f" ({distinct} different ones)" if distinct < len(train) else ""
         raise DataError(
-            f"Too few texts to take a dev split from the {len(train)} of {source}, of which two a label stay to be "
-            "learned from: give --dev FILE, raise --dev-fraction, or add texts."
+            f"Too few texts to take a dev split from the {len(train)}{only} of {source}, of which two a label stay to "
+            "be learned from: give --dev FILE, raise --dev-fraction, or add texts."
         )
     held_out = parts.get("test")
     return Splits(train, parts["dev"], held_out if held_out is not None and len(held_out) else None)
