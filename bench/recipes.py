@@ -39,6 +39,7 @@ RECIPES |= {
     "four-300-filters": {**FOUR, "num_filters": 300},
     "four-widths-3-4-5": {**FOUR, "kernel_sizes": (3, 4, 5)},
     "four-two-states": {**FOUR, "states": "concat-2"},
+    "four-together": {**FOUR, "train_word_embeddings": True, "dropout": 0.1, "num_filters": 300},
 }
 # What `train` does by itself, in batches of other sizes.
 for size in (4, 8, 16, 32):
