@@ -134,6 +134,7 @@ def test_nothing_is_taken_from_the_built_in_reviews():
 
 
 @pytest.mark.realdata
+@pytest.mark.skipif("BERTCNN_DATA" not in os.environ, reason="BERTCNN_DATA names no folder with data")
 @pytest.mark.parametrize("file", ["sst2/train.csv", "cr/all.csv"])
 def test_nothing_is_taken_from_public_data(file):
     assert shared_runs(column(Path(os.environ["BERTCNN_DATA"]) / file)) == set()
