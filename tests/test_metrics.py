@@ -215,8 +215,9 @@ def test_wilson_is_as_published(hits: int, count: int, low: float, high: float) 
 
 
 @pytest.mark.parametrize("rate", [0.8, 0.97])
-def test_the_interval_of_f1_holds_the_truth_as_often_as_it_says(rate: float) -> None:
+def test_the_interval_of_f1_holds_the_truth_as_often_as_it_says(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of balanced labels and errors both ways, macro F1 of ever more texts is the accuracy."""
+    monkeypatch.setattr(metrics, "SCORES", {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1})
     generator = np.random.default_rng(2)
     held = 0
     for i in range(200):
