@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 
-run: $(STAMP) ## compare eight systems on the built-in reviews (runs/quickstart/report.html), classify four sentences, explain one
+run: $(STAMP) ## compare eight systems on the built-in reviews (runs/quickstart/report.html), explain an answer
 	$(BIN)/bertcnn compare --config configs/quickstart.toml --output runs/quickstart
 	@printf '%s\n' 'The movie was not bad at all.' 'I expected more for the price.' \
 	  'Couldn'"'"'t be happier with the service!' 'Great, it broke on the first day.' \
@@ -27,7 +27,7 @@ run: $(STAMP) ## compare eight systems on the built-in reviews (runs/quickstart/
 	@echo 'The movie was not bad at all.' | $(BIN)/bertcnn explain runs/quickstart/model-cnn
 
 # Two processes of one thread each: of two threads each they would slow each other down.
-test: $(STAMP) ## the tests, within three minutes or so
+test: $(STAMP) ## the tests, some ten minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered
 
 test-all: $(STAMP) ## the slow tests and those on real data (BERTCNN_DATA) as well

@@ -33,8 +33,8 @@ class Range:
 
 POSITIVE = Range("more than 0", lambda value: value > 0)
 NOT_NEGATIVE = Range("at least 0", lambda value: value >= 0)
-A_PART = Range("0 to 0.5", lambda value: 0 <= value <= 0.5)
-NOT_ALL = Range("0 to below 1", lambda value: 0 <= value < 1)
+UP_TO_HALF = Range("0 to 0.5", lambda value: 0 <= value <= 0.5)
+BELOW_ONE = Range("0 to below 1", lambda value: 0 <= value < 1)
 
 
 def _setting(default: Any, meaning: str, within: Range | None = None) -> Any:
@@ -54,8 +54,12 @@ class DataSettings:
         Range("one character", lambda value: len(value) <= 1 or value == "\\t"),
     )
     encoding: str = _setting("utf-8", "Of csv, tsv and jsonl files.")
-    dev_fraction: float = _setting(0.1, "Share of the training texts to choose on, where there is no dev file.", A_PART)
-    test_fraction: float = _setting(0.1, "Share of the training texts to test on, where there is no test file.", A_PART)
+    dev_fraction: float = _setting(
+        0.1, "Share of the training texts to choose on, where there is no dev file.", UP_TO_HALF
+    )
+    test_fraction: float = _setting(
+        0.1, "Share of the training texts to test on, where there is no test file.", UP_TO_HALF
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +87,7 @@ class ModelSettings:
         "Window widths, in word pieces.",
         Range("widths >= 1", lambda value: bool(value) and min(value) >= 1),
     )
-    dropout: float = _setting(0.5, "Share of features dropped in training.", NOT_ALL)
+    dropout: float = _setting(0.5, "Share of features dropped in training.", BELOW_ONE)
     max_length: int = _setting(
         512,
         "Pieces encoded at once, if the encoder can; longer texts are read in overlapping windows.",
@@ -168,7 +172,7 @@ class TrainingSettings:
         Range("numbers above 0", lambda value: isinstance(value, str) or all(0 < one < math.inf for one in value)),
     )
     focal_gamma: float = _setting(0.0, "Exponent of the focal loss; 0 is cross entropy.", NOT_NEGATIVE)
-    label_smoothing: float = _setting(0.0, "Share of the target spread over all labels.", NOT_ALL)
+    label_smoothing: float = _setting(0.0, "Share of the target spread over all labels.", BELOW_ONE)
     negation_contrasts: float = _setting(
         0.0,
         "Add so many times the training texts as far negations made of them (English, negative and positive only).",

@@ -139,9 +139,10 @@ def picture(explanation: "Explanation", label: str | None = None, *, coloured: b
         label: What it is about; None: the decision.
         coloured: False: words are marked by raised signs, not by colours.
     """
+    from bertcnn.inference.page import view
     from bertcnn.text.cells import without_surrogates
 
-    form = without_surrogates(explanation.to_dict(label=label))
+    form = view(without_surrogates(explanation.to_dict(label=label)), SHOWN_PHRASES)
     parts: list[RenderableType] = [_headline(form)]
     refusal, checks = _refusal(form), (_audit(form), _counterfactual(form), _left_out(form))
     if refusal is not None:
@@ -172,10 +173,8 @@ def _refusal(form: dict[str, Any]) -> Text | None:
 
 
 def _coloured(form: dict[str, Any], *, coloured: bool) -> Text:
-    from bertcnn.inference.page import marks
-
     text = Text()
-    for part in marks(form):
+    for part in form["marks"]:
         if part["gap"]:
             text.append(" \u2026 ", style="dim")
         level = sum(abs(part["strength"]) >= least for least in LEVELS)
@@ -191,17 +190,16 @@ def _coloured(form: dict[str, Any], *, coloured: bool) -> Text:
 
 
 def _table(form: dict[str, Any]) -> Padding:
-    from bertcnn.inference.page import percent, signed, view
+    from bertcnn.inference.page import percent, signed
 
-    seen, why, audited = view(form, SHOWN_PHRASES), form["why"], form["audit"] is not None
-    rest = seen["rest"]
+    why, rest, audited = form["why"], form["rest"], form["audit"] is not None
     table = Table(show_edge=False, box=None, pad_edge=False)
     table.add_column("share", justify="right", style="bold", header_style="dim")
     table.add_column(f"{'against':>{BAR}} for", header_style="dim", no_wrap=True)
     if audited:
         table.add_column("alone", justify="right", header_style="dim")
     table.add_column("phrase", header_style="dim", overflow="fold")
-    for row in seen["rows"]:
+    for row in form["rows"]:
         kept = [percent(row["survives"])] if audited else []
         table.add_row(signed(row["share"]), _bar(row["share"], row["part"]), *kept, Text(printable(row["text"])))
     blank = [""] * (1 + audited)
@@ -257,9 +255,9 @@ def _counterfactual(form: dict[str, Any]) -> Text | None:
 
 
 def _left_out(form: dict[str, Any]) -> Text | None:
-    from bertcnn.inference.page import left_out, signed
+    from bertcnn.inference.page import signed
 
-    words = left_out(form)
+    words = form["left_out"]
     if not words:
         return None
     line = Text("The text read again without a word, the margin loses most by ")

@@ -76,7 +76,9 @@ def _date_name(values: Iterable[str]) -> Callable[[str], str]:
     length = next((length for length in (10, 7) if len({date[:length] for date in dates}) <= MOST_DATES), 4)
 
     def name_of(value: str) -> str:
-        return value[:length] if _DATE.match(value) else value if value == NONE else OTHER
+        if value == NONE:
+            return NONE
+        return value[:length] if _DATE.match(value) else OTHER
 
     return name_of
 
