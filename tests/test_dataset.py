@@ -7,6 +7,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,9 +17,11 @@ from hypothesis import strategies as st
 
 from bertcnn.errors import DataError
 from bertcnn.settings import DataSettings
+from bertcnn.text.cells import is_missing
 from bertcnn.text.dataset import (
     Examples,
     Splits,
+    as_text,
     find_leaks,
     load_examples,
     load_splits,
@@ -148,6 +152,13 @@ def test_whole_numbers_and_gaps_fit_far_down(tmp_path: Path) -> None:
     rows = [*[{"n": 0.5, "gap": None}] * 5000, {"n": 2, "gap": "text"}, {"n": None, "gap": None}]
     write_rows(tmp_path / "t.parquet", rows)
     assert list(read_rows(tmp_path / "t.parquet")) == rows
+
+
+@pytest.mark.parametrize("value", [None, math.nan, np.float32("nan"), pd.NA, pd.NaT], ids=str)
+def test_what_is_missing(value: Any) -> None:
+    assert is_missing(value)
+    assert as_text(value) == ""
+    assert not any(map(is_missing, ["", "nan", 0, 10**400, False, [], {}]))
 
 
 def test_nested_values_in_text_files(tmp_path: Path) -> None:

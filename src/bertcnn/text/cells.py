@@ -14,7 +14,7 @@ _NOT_IN_A_TABLE = re.compile("[\0\ud800-\udfff]")
 
 def is_missing(value: Any) -> bool:
     """Return whether a cell holds nothing: none, what is no number in a column of numbers, pandas' NA."""
-    is_nan = isinstance(value, Real) and math.isnan(value)  # which numpy's are, too
+    is_nan = isinstance(value, Real) and value != value  # numpy's, too; math.isnan takes no integer of 400 digits
     return value is None or is_nan or type(value).__name__ in {"NAType", "NaTType"}
 
 
