@@ -55,6 +55,19 @@ def test_2_nor_do_the_other_texts_nor_their_order(
     np.testing.assert_allclose(together, alone[order], atol=TOLERANCE)
 
 
+def test_2_texts_of_the_same_pieces_are_computed_once(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    batches = predictor.backend.batches
+    monkeypatch.setattr(
+        predictor.backend, "batches", lambda pieces, **how: asked.append(len(pieces)) or batches(pieces, **how)
+    )
+    found = predictor.logits(["a good film", "A  GOOD film", "so bad", "a good film"])
+    assert asked == [2]
+    assert (found[0] == found[1]).all()
+    assert (found[0] == found[3]).all()
+    assert (found[0] != found[2]).any()
+
+
 def test_3_short_and_empty_texts_get_an_answer(predictor: Predictor) -> None:
     assert predictor.predict([]) == []
     for prediction in predictor.predict(["", " ", "ok", "\n", "\0"]):

@@ -96,6 +96,14 @@ def test_little_is_wasted_on_padding(texts: int, most: float) -> None:
     assert len(batches) <= 4 * real / 1024 + 12
 
 
+@given(texts=st.lists(st.lists(st.integers(0, 2), max_size=3), max_size=12))
+def test_texts_of_the_same_pieces_are_kept_once(texts: list[list[int]]) -> None:
+    starts = np.cumsum([0, *map(len, texts)])
+    rows, kept = Pieces(np.array([one for text in texts for one in text], dtype=np.int64), starts).distinct()
+    assert [kept[row].tolist() for row in rows] == texts
+    assert len(kept) == len({tuple(text) for text in texts})
+
+
 def test_pieces_have_spans_in_the_text(tokenizer: PieceTokenizer) -> None:
     texts = ["Not bad at all.", "", "caf\u00e9 \U0001f600 good", "a\ud800b fine"]
     pieces = tokenizer(texts, with_spans=True)

@@ -140,7 +140,8 @@ class Predictor:
     def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return the model's logits, float32 ``(N, K)``, in the order of the texts.
 
-        Equal texts are computed once. A text is read whole, however long.
+        Texts of the same pieces, as those that only differ in case may be, are computed once. A text is read whole,
+        however long.
         """
         return self._logits(*self._cut(check_texts(texts)))
 
@@ -238,10 +239,11 @@ class Predictor:
         yield from predictions_of(self._logits(*cut), self.backend.spec)
 
     def _cut(self, texts: Sequence[str]) -> tuple[Ints, Pieces]:
-        """Return for each text its row among the distinct ones, and those as pieces."""
-        place: dict[str, int] = {}
+        """Return for each text its row among those that differ in their pieces, and those."""
+        place: dict[str, int] = {}  # equal texts need not be cut twice either
         rows = [place.setdefault(text, len(place)) for text in texts]
-        return np.array(rows, dtype=np.int64), self.tokenizer(list(place))
+        among, pieces = self.tokenizer(list(place)).distinct()
+        return among[rows], pieces
 
     def _logits(self, rows: Ints, pieces: Pieces) -> npt.NDArray[np.float32]:
         weight, bias = self.backend.classifier

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -204,13 +205,12 @@ def _with_unseen(
 def _flips(one: Classifier, texts: Sequence[str], seed: int, english: bool) -> dict[str, float]:
     """Return the share of answers that each perturbation changes, on some of the texts; of those that change any."""
     picked = random.Random(seed).sample(list(texts), min(PERTURBED_TEXTS, len(texts)))  # noqa: S311
-    answers = np.asarray(one.predict_proba(picked)).argmax(axis=1)
-    found = {}
-    for name in (one for one in PERTURBATIONS if english or one not in ENGLISH_ONLY):
-        changed = perturbed(picked, name, seed=seed)
-        if changed != picked:
-            found[name] = float((np.asarray(one.predict_proba(changed)).argmax(axis=1) != answers).mean())
-    return found
+    ways = [name for name in PERTURBATIONS if english or name not in ENGLISH_ONLY]
+    changed = {name: made for name in ways if (made := perturbed(picked, name, seed=seed)) != picked}
+    # In one go: what a change leaves as it was is computed once.
+    table = np.asarray(one.predict_proba(list(chain(picked, *changed.values()))))
+    answers, *others = table.argmax(axis=1).reshape(-1, len(picked))
+    return {name: float((found != answers).mean()) for name, found in zip(changed, others, strict=True)}
 
 
 def _behaviour(one: Classifier, labels: Sequence[str]) -> dict[str, dict[str, int]] | None:

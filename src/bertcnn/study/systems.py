@@ -25,8 +25,6 @@ from bertcnn.text.dataset import Examples
 
 Values = dict[str, Any]
 
-TEXTS_AT_ONCE = 256
-
 
 class Classifier(Protocol):
     """What every system is, once made."""
@@ -308,13 +306,14 @@ class MeanStates(TransformerMixin, BaseEstimator):
 
     def transform(self, X: Sequence[str]) -> npt.NDArray[np.float32]:  # noqa: N803  # scikit-learn's name
         """Encode texts; not from the cache, so that what it costs can be measured."""
-        from bertcnn.network.states import embed_with, mean_of
+        from bertcnn.network.states import mean_of, stream_states
 
-        rows = []
-        for start in range(0, len(X), TEXTS_AT_ONCE):
-            states, mask = embed_with(self.model_, self.tokenizer_, X[start : start + TEXTS_AT_ONCE])
-            rows += [mean_of(states[i, mask[i]].numpy()) for i in range(len(states))]
-        return np.stack(rows)
+        rows, pieces = self.tokenizer_(list(X)).distinct()
+        means = {}
+        for batch, states in stream_states(self.model_, pieces, pad_id=self.tokenizer_.pad_id, reach=None):
+            for text, one, mask in zip(batch.texts, states.float().cpu().numpy(), batch.source_mask, strict=True):
+                means[text] = mean_of(one[mask])
+        return np.stack([means[row] for row in rows])
 
     def __sklearn_is_fitted__(self) -> bool:
         """Return whether the encoder is loaded."""

@@ -59,6 +59,14 @@ class Pieces:
         """Pieces of each text, int64 ``(N,)``."""
         return np.diff(self.starts)
 
+    def distinct(self) -> tuple[Ints, "Pieces"]:
+        """Return for each text its row among those that differ in their pieces, int64 ``(N,)``, and those."""
+        place: dict[bytes, int] = {}
+        rows = [place.setdefault(self[text].tobytes(), len(place)) for text in range(len(self))]
+        ids = np.frombuffer(b"".join(place), dtype=np.int64)
+        lengths = [len(key) // ids.itemsize for key in place]
+        return np.array(rows, dtype=np.int64), Pieces(ids, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
 
 @dataclass(frozen=True)
 class Windowing:
