@@ -8,7 +8,6 @@ LIME, which fits its probability, all explain the margin: its logit over that of
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from captum.attr import LayerGradientXActivation, LayerIntegratedGradients
 from lime.lime_text import LimeTextExplainer
@@ -16,12 +15,12 @@ from shap import KernelExplainer
 from torch import Tensor
 
 from bertcnn import Predictor
+from bertcnn.arrays import Bools, Floats32, Floats64, Ints
 from bertcnn.inference.counterfactual import without
 from bertcnn.inference.explanation import Phrase
 from bertcnn.inference.winners import Span, words_of
 
-Floats = npt.NDArray[np.float64]
-Method = Callable[[Predictor, str], Floats]
+Method = Callable[[Predictor, str], Floats64]
 
 STEPS = 50
 """Of integrated gradients, captum's default."""
@@ -30,7 +29,7 @@ SAMPLES = 500
 """Texts that LIME and SHAP may ask the model about."""
 
 
-def integrated_gradients(predictor: Predictor, text: str, *, baseline: str = "[PAD]") -> Floats:
+def integrated_gradients(predictor: Predictor, text: str, *, baseline: str = "[PAD]") -> Floats64:
     """Return integrated gradients of the word embeddings, pieces summed to words.
 
     Args:
@@ -50,14 +49,14 @@ def integrated_gradients(predictor: Predictor, text: str, *, baseline: str = "[P
     return _of_words(predictor, text, found)
 
 
-def gradient_x_input(predictor: Predictor, text: str) -> Floats:
+def gradient_x_input(predictor: Predictor, text: str) -> Floats64:
     """Return gradient times word embedding, pieces summed to words, by captum."""
     ids, forward, direction = _differentiable(predictor, text)
     method = LayerGradientXActivation(forward, predictor.model.get_input_embeddings())
     return _of_words(predictor, text, method.attribute(ids, additional_forward_args=(direction,)))
 
 
-def lime(predictor: Predictor, text: str, *, seed: int = 0) -> Floats:
+def lime(predictor: Predictor, text: str, *, seed: int = 0) -> Floats64:
     """Return the weights of LIME's linear model, words deleted one by one.
 
     Source:
@@ -81,7 +80,7 @@ def lime(predictor: Predictor, text: str, *, seed: int = 0) -> Floats:
     return scores
 
 
-def shap(predictor: Predictor, text: str, *, seed: int = 0) -> Floats:
+def shap(predictor: Predictor, text: str, *, seed: int = 0) -> Floats64:
     """Return kernel SHAP's values of the margin; a word that is out is deleted.
 
     Source:
@@ -90,8 +89,8 @@ def shap(predictor: Predictor, text: str, *, seed: int = 0) -> Floats:
     words = words_of(text)
     direction = _direction(predictor, text)
 
-    def margins(kept: npt.NDArray[np.float64]) -> Floats:
-        found: Floats = predictor.logits([deleted(text, words, row < 0.5) for row in kept]) @ direction.astype(float)
+    def margins(kept: Floats64) -> Floats64:
+        found: Floats64 = predictor.logits([deleted(text, words, row < 0.5) for row in kept]) @ direction.astype(float)
         return found
 
     state = np.random.get_state()  # noqa: NPY002 - shap draws from it
@@ -104,7 +103,7 @@ def shap(predictor: Predictor, text: str, *, seed: int = 0) -> Floats:
     return np.asarray(values, dtype=np.float64).reshape(-1)
 
 
-def leave_one_out(predictor: Predictor, text: str) -> Floats:
+def leave_one_out(predictor: Predictor, text: str) -> Floats64:
     """Return what the margin loses when each word in turn is deleted and the rest read anew."""
     words = words_of(text)
     shortened = [deleted(text, words, np.arange(len(words)) == i) for i in range(len(words))]
@@ -112,7 +111,7 @@ def leave_one_out(predictor: Predictor, text: str) -> Floats:
     return np.asarray(logits[0] - logits[1:], dtype=np.float64)
 
 
-def attention(predictor: Predictor, text: str) -> Floats:
+def attention(predictor: Predictor, text: str) -> Floats64:
     """Return how much the first piece attends to each word in the last kept layer, in the mean over heads.
 
     The predictor's encoder must have eager attention, which alone gives weights.
@@ -121,7 +120,7 @@ def attention(predictor: Predictor, text: str) -> Floats:
     return _by_word(predictor, text, weights[0])
 
 
-def rollout(predictor: Predictor, text: str) -> Floats:
+def rollout(predictor: Predictor, text: str) -> Floats64:
     """Return attention rollout from all pieces to each word.
 
     Source:
@@ -134,19 +133,19 @@ def rollout(predictor: Predictor, text: str) -> Floats:
     return _by_word(predictor, text, flow.mean(axis=0))
 
 
-def chance(predictor: Predictor, text: str, *, seed: int = 0) -> Floats:
+def chance(predictor: Predictor, text: str, *, seed: int = 0) -> Floats64:
     """Return random scores, equal for equal texts."""
     del predictor
     return np.random.default_rng([seed, *text.encode("utf-8", "replace")]).normal(size=len(words_of(text)))
 
 
-def deleted(text: str, words: tuple[Span, ...], out: npt.NDArray[np.bool_]) -> str:
+def deleted(text: str, words: tuple[Span, ...], out: Bools) -> str:
     """Return a text without the words that are out, bool ``(words,)``."""
     gone = [words[i] for i in np.flatnonzero(out)]
     return without(text, [Phrase(word.start, word.end, word.text, ()) for word in gone])
 
 
-def _direction(predictor: Predictor, text: str) -> npt.NDArray[np.float32]:
+def _direction(predictor: Predictor, text: str) -> Floats32:
     """Return the vector ``(K,)`` that makes logits the margin of the predicted label over the runner-up."""
     logits = predictor.logits([text])[0]
     second, first = np.argsort(logits, kind="stable")[-2:]
@@ -167,17 +166,17 @@ def _differentiable(predictor: Predictor, text: str) -> tuple[Tensor, Callable[[
     return ids, forward, torch.from_numpy(_direction(predictor, text))[None]
 
 
-def _attentions(predictor: Predictor, text: str) -> list[Floats]:
+def _attentions(predictor: Predictor, text: str) -> list[Floats64]:
     with torch.inference_mode():
         output = predictor.model(torch.from_numpy(predictor.tokenizer([text])[0])[None], output_attentions=True)
     return [layer[0].mean(0).double().numpy() for layer in output.attentions]
 
 
-def _of_words(predictor: Predictor, text: str, found: Tensor) -> Floats:
+def _of_words(predictor: Predictor, text: str, found: Tensor) -> Floats64:
     return _by_word(predictor, text, found.detach()[0].sum(-1).double().numpy())
 
 
-def _by_word(predictor: Predictor, text: str, values: Floats) -> Floats:
+def _by_word(predictor: Predictor, text: str, values: Floats64) -> Floats64:
     """Sum a value of each piece, ``(T,)``, by word; those of special pieces are left out."""
     owner = owners(predictor, text)
     scores = np.zeros(len(words_of(text)))
@@ -185,7 +184,7 @@ def _by_word(predictor: Predictor, text: str, values: Floats) -> Floats:
     return scores
 
 
-def owners(predictor: Predictor, text: str) -> npt.NDArray[np.int64]:
+def owners(predictor: Predictor, text: str) -> Ints:
     """Return the word of each piece of a text, int64 ``(T,)``; -1 for special pieces."""
     spans = predictor.tokenizer([text], with_spans=True).spans
     assert spans is not None

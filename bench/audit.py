@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from bertcnn import Predictor
+from bertcnn.arrays import Bools, Floats64, Ints
 from bertcnn.inference.audit import alone_features
 from bertcnn.inference.explain import read_winners
 from bertcnn.inference.winners import Winners
@@ -26,7 +26,6 @@ from bertcnn.study.slices import has_negation
 from machine import describe
 from trained import DATA, ROOT, prepared
 
-Floats = npt.NDArray[np.float64]
 STUDY = ROOT / "docs" / "studies" / "faithfulness-audit.json"
 DRAWS = 2_000
 TEXTS_AT_ONCE = 64
@@ -67,8 +66,8 @@ class Audited:
     """
 
     found: Winners
-    alone: Floats
-    logits: Floats
+    alone: Floats64
+    logits: Floats64
 
 
 def audited(predictor: Predictor, texts: list[str]) -> list[Audited]:
@@ -83,7 +82,7 @@ def audited(predictor: Predictor, texts: list[str]) -> list[Audited]:
     return done
 
 
-def report(predictor: Predictor, done: list[Audited], truth: npt.NDArray[np.int64]) -> dict[str, Any]:
+def report(predictor: Predictor, done: list[Audited], truth: Ints) -> dict[str, Any]:
     """Return what survives, over all and by kind, and what the windows alone answer."""
     weight = predictor.backend.classifier[0].astype(np.float64)
     counts = np.ptp(weight, axis=0)  # how far a filter can move a decision, as in the product
@@ -112,11 +111,11 @@ def report(predictor: Predictor, done: list[Audited], truth: npt.NDArray[np.int6
     }
 
 
-def _where(done: list[Audited], rows: npt.NDArray[np.bool_]) -> list[Audited]:
+def _where(done: list[Audited], rows: Bools) -> list[Audited]:
     return [one for one, wanted in zip(done, rows, strict=True) if wanted]
 
 
-def survives(done: Iterable[Audited], counts: Floats, *, kind: bool | None = None) -> list[float] | None:
+def survives(done: Iterable[Audited], counts: Floats64, *, kind: bool | None = None) -> list[float] | None:
     """Return the share of the filters' response that survives, over all texts, with its 95 % interval over texts.
 
     None where there is no response.
@@ -143,7 +142,7 @@ def survives(done: Iterable[Audited], counts: Floats, *, kind: bool | None = Non
     return [round(float(value), 4) for value in (table[:, 0].sum() / table[:, 1].sum(), low, high)]
 
 
-def interval(values: npt.NDArray[np.bool_]) -> list[float] | None:
+def interval(values: Bools) -> list[float] | None:
     """Return a share and its 95 % interval, by drawing texts; None of no texts."""
     if not len(values):
         return None
@@ -152,7 +151,7 @@ def interval(values: npt.NDArray[np.bool_]) -> list[float] | None:
     return [round(float(value), 4) for value in (values.mean(), low, high)]
 
 
-def named_phrases(done: list[Audited], counts: Floats, most: int = 15) -> dict[str, Any]:
+def named_phrases(done: list[Audited], counts: Floats64, most: int = 15) -> dict[str, Any]:
     """Return the phrases that survive most and least, of the weightiest in several texts: phrase, texts, survival."""
     left: dict[str, float] = defaultdict(float)
     whole: dict[str, float] = defaultdict(float)

@@ -16,13 +16,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from bertcnn.arrays import Floats64
 from bertcnn.inference.counterfactual import without
 from bertcnn.inference.explanation import Phrase
 from bertcnn.inference.winners import words_of
-
-Floats = npt.NDArray[np.float64]
 
 BINS = (1, 5, 10, 20, 50)
 """Percent of the words whose effects are averaged."""
@@ -37,7 +35,7 @@ FLIP_AT = 20
 class Answers(Protocol):
     """What is needed of a predictor."""
 
-    def probabilities(self, texts: Sequence[str]) -> Floats:
+    def probabilities(self, texts: Sequence[str]) -> Floats64:
         """Return probabilities, ``(N, K)``."""
 
 
@@ -63,7 +61,7 @@ def top(count: int, percent: int) -> int:
     return max(1, math.ceil(count * percent / 100 - 1e-9))
 
 
-def outcomes(predictor: Answers, texts: Sequence[str], scores: Sequence[Floats]) -> list[Outcome]:
+def outcomes(predictor: Answers, texts: Sequence[str], scores: Sequence[Floats64]) -> list[Outcome]:
     """Return what the scores of each text's words are worth.
 
     Args:
@@ -82,7 +80,7 @@ def _columns(predictor: Answers) -> int:
     return int(np.asarray(predictor.probabilities([""])).shape[1])
 
 
-def _shortened(text: str, values: Floats) -> list[str]:
+def _shortened(text: str, values: Floats64) -> list[str]:
     """Return the text without its top words, a step after the other, and the top words of each bin alone."""
     words = [Phrase(word.start, word.end, word.text, ()) for word in words_of(text)]
     if len(words) != len(values):
@@ -92,7 +90,7 @@ def _shortened(text: str, values: Floats) -> list[str]:
     return deleted + [without(text, order[top(len(words), percent) :]) for percent in BINS]
 
 
-def _outcome(rows: Floats) -> Outcome:
+def _outcome(rows: Floats64) -> Outcome:
     """Return what the probabilities ``(1 + steps + bins, K)`` of a text and its shortened forms say."""
     label = int(rows[0].argmax())
     chance = rows[:, label]

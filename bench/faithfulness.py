@@ -22,8 +22,9 @@ import torch
 
 import attributions
 import forms
-from attributions import Floats, Method
+from attributions import Method
 from bertcnn import Predictor
+from bertcnn.arrays import Floats64
 from bertcnn.inference.winners import words_of
 from eraser import outcomes
 from machine import describe
@@ -138,7 +139,7 @@ def eager_copy(predictor: Predictor) -> Predictor:
 
 def measured(predictor: Predictor, eager: Predictor, text: str, methods: Sequence[str]) -> dict[str, list[float]]:
     """Return for each method its outcomes, in the order of ``MEASURES``, and its CPU seconds."""
-    scores: list[Floats] = []
+    scores: list[Floats64] = []
     seconds = []
     for method in methods:
         started = time.process_time()
@@ -176,7 +177,7 @@ def _mean_words(rows: list[dict[str, Any]]) -> float:
     return round(float(np.mean([len(words_of(row["text"])) for row in rows])), 1)
 
 
-def _interval(values: Floats, drawn: Any) -> list[float]:
+def _interval(values: Floats64, drawn: Any) -> list[float]:
     """Return a mean and its 95 % interval, by drawing texts."""
     low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
     return [round(float(x), 4) for x in (values.mean(), low, high)]

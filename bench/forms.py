@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attributions import Floats, owners
+from attributions import owners
 from bertcnn import Predictor
-from bertcnn.inference.backend import Floats32
+from bertcnn.arrays import Floats32, Floats64, Ints
 from bertcnn.inference.winners import words_of
-from bertcnn.text.tokens import Ints
 
 
-def even_shares(predictor: Predictor, text: str) -> Floats:
+def even_shares(predictor: Predictor, text: str) -> Floats64:
     """Return word shares where a window's share is spread evenly over its pieces, as the product first had it."""
     read = _read(predictor, text)
     widths = np.repeat(read.sizes, read.filters)
@@ -27,7 +26,7 @@ def even_shares(predictor: Predictor, text: str) -> Floats:
     return scores
 
 
-def surviving_shares(predictor: Predictor, text: str) -> Floats:
+def surviving_shares(predictor: Predictor, text: str) -> Floats64:
     """Return shares times what survives of them without context (the audit), spread evenly over a phrase's words.
 
     The audit encodes each winning window again, alone.
@@ -42,7 +41,7 @@ def surviving_shares(predictor: Predictor, text: str) -> Floats:
     return scores
 
 
-def piece_shares(predictor: Predictor, text: str) -> Floats:
+def piece_shares(predictor: Predictor, text: str) -> Floats64:
     """Return word shares where a window's share is divided by what each of its pieces gave to it.
 
     A filter's response is a sum over the places of its window of kernel times state, plus its bias.
@@ -52,7 +51,7 @@ def piece_shares(predictor: Predictor, text: str) -> Floats:
     return by_piece(_read(predictor, text))
 
 
-def without_states(predictor: Predictor, text: str) -> Floats:
+def without_states(predictor: Predictor, text: str) -> Floats64:
     """Return what the margin loses when a word's states are taken out and the convolution runs over the rest.
 
     The encoder does not run again: the states of the other words still hold the word.
@@ -60,12 +59,12 @@ def without_states(predictor: Predictor, text: str) -> Floats:
     return without_words(_read(predictor, text))
 
 
-def blend(predictor: Predictor, text: str) -> Floats:
+def blend(predictor: Predictor, text: str) -> Floats64:
     """Return the mean of :func:`piece_shares` and :func:`without_states`, each with absolute sum 1."""
     return blended(_read(predictor, text))
 
 
-def without_windows(predictor: Predictor, text: str) -> Floats:
+def without_windows(predictor: Predictor, text: str) -> Floats64:
     """Return what the margin loses when all windows that touch a word are out, as counterfactuals have it."""
     read = _read(predictor, text)
     responses = np.maximum(windows(read.products, read.bias, read.sizes), 0)
@@ -101,7 +100,7 @@ class Reading:
     words: int
     features: Floats32
     positions: Ints
-    change: Floats
+    change: Floats64
 
     @property
     def filters(self) -> int:
@@ -147,13 +146,13 @@ def _read(predictor: Predictor, text: str) -> Reading:
     return readings(predictor, [text])[0]
 
 
-def blended(read: Reading) -> Floats:
+def blended(read: Reading) -> Floats64:
     """Return what :func:`blend` does, of a text that was read."""
     parts = [by_piece(read), without_words(read)]
     return np.asarray(np.sum([part / max(np.abs(part).sum(), 1e-12) for part in parts], axis=0))
 
 
-def by_piece(read: Reading) -> Floats:
+def by_piece(read: Reading) -> Floats64:
     scores = np.zeros(read.words)
     place, count = 0, read.filters
     for index, size in enumerate(read.sizes):
@@ -168,7 +167,7 @@ def by_piece(read: Reading) -> Floats:
     return scores
 
 
-def without_words(read: Reading) -> Floats:
+def without_words(read: Reading) -> Floats64:
     scores = np.zeros(read.words)
     for word in range(len(scores)):
         left = windows(read.products[read.owner != word], read.bias, read.sizes).max(axis=0, initial=0)

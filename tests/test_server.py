@@ -31,7 +31,7 @@ from uvicorn.supervisors import Multiprocess
 
 from bertcnn import BertCNN, ModelError, Predictor, SettingsError
 from bertcnn.apps import batching, connections, middleware, workers
-from bertcnn.apps.batching import Batch, Batcher, Busy
+from bertcnn.apps.batching import Batcher, Busy, Computed
 from bertcnn.apps.hosting import BreathingBackend, Classify, estimated_pieces
 from bertcnn.apps.limits import ServerSettings, is_loopback
 from bertcnn.apps.metrics import SHARED
@@ -517,7 +517,7 @@ def test_a_short_text_is_computed_in_the_midst_of_a_very_long_one(monkeypatch: p
     clock, seen = [0.0], list[tuple[int, float]]()
     monkeypatch.setattr(batching, "monotonic", lambda: clock[0])
 
-    def observe(batch: Batch) -> None:
+    def observe(batch: Computed) -> None:
         seen.append((batch.tokens, batch.seconds))
         raise OSError("no room for counts")  # which must end no lane
 

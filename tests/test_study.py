@@ -29,7 +29,7 @@ from bertcnn.settings import Settings, change
 from bertcnn.study import run as run_module
 from bertcnn.study import systems
 from bertcnn.study.cost import measure
-from bertcnn.study.division import Sealed, divide, nested_rows, read_table
+from bertcnn.study.division import Sealed, divide, nested_rows, read_task
 from bertcnn.study.plan import Plan, Run, Task, make_plan, read_plan, write_plan
 from bertcnn.study.questions import QUESTIONS
 from bertcnn.study.report import write_report
@@ -152,14 +152,14 @@ def test_relative_sources_are_sought_where_the_data_is(
     reviews: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("BERTCNN_DATA", str(reviews.parent))
-    assert len(read_table(Task(name="a", source="reviews.csv")).train) == 121
+    assert len(read_task(Task(name="a", source="reviews.csv")).train) == 121
 
 
 # ---------------------------------------------------------------- divisions
 
 
 def test_folds_are_a_partition_and_duplicates_stay_together(reviews: Path) -> None:
-    table = read_table(Task(name="a", source=str(reviews), folds=5))
+    table = read_task(Task(name="a", source=str(reviews), folds=5))
     seen: list[int] = []
     for fold in range(5):
         division = divide(table, Run("a", "tfidf", 0, fold))
@@ -174,20 +174,20 @@ def test_folds_are_a_partition_and_duplicates_stay_together(reviews: Path) -> No
 
 
 def test_official_folds_and_a_where_clause(reviews: Path) -> None:
-    table = read_table(Task(name="a", source=str(reviews), folds=4, fold_column="fold"))
+    table = read_task(Task(name="a", source=str(reviews), folds=4, fold_column="fold"))
     division = divide(table, Run("a", "tfidf", 0, 2))
     division.test.allow()
     assert division.test.open()[1] == list(range(2, 121, 4))
     with pytest.raises(DataError, match="has 4 different values, expected 3"):
-        divide(read_table(Task(name="a", source=str(reviews), folds=3, fold_column="fold")), Run("a", "x", 0, 0))
-    some = read_table(Task(name="a", source=str(reviews), where={"domain": "b"}))
+        divide(read_task(Task(name="a", source=str(reviews), folds=3, fold_column="fold")), Run("a", "x", 0, 0))
+    some = read_task(Task(name="a", source=str(reviews), where={"domain": "b"}))
     assert len(some.train) == 20
     with pytest.raises(DataError, match="no rows where"):
-        read_table(Task(name="a", source=str(reviews), where={"domain": "c"}))
+        read_task(Task(name="a", source=str(reviews), where={"domain": "c"}))
 
 
 def test_the_same_seed_divides_alike_and_another_does_not(reviews: Path) -> None:
-    table = read_table(Task(name="a", source=str(reviews)))
+    table = read_task(Task(name="a", source=str(reviews)))
     first, again, other = (divide(table, Run("a", "x", seed)) for seed in (0, 0, 1))
     assert first.fingerprint == again.fingerprint != other.fingerprint
     assert first.train.texts == again.train.texts != other.train.texts
@@ -197,7 +197,7 @@ def test_dev_and_test_of_their_own(reviews: Path, tmp_path: Path) -> None:
     for name, rows in (("dev", "a good film,positive\nbad,negative\n"), ("test", "awful,negative\n")):
         (tmp_path / f"{name}.csv").write_text("text,label\n" + rows)
     task = Task(name="a", source=str(reviews), dev=str(tmp_path / "dev.csv"), test=str(tmp_path / "test.csv"))
-    division = divide(read_table(task), Run("a", "x", 0))
+    division = divide(read_task(task), Run("a", "x", 0))
     assert len(division.train) == 121
     assert division.dev.texts == ["a good film", "bad"]
     division.test.allow()
@@ -237,7 +237,7 @@ def test_the_test_split_is_sealed_until_the_system_is_final() -> None:
 def test_a_system_that_peeks_fails_its_run(reviews: Path, tiny: Path, tmp_path: Path, monkeypatch) -> None:
     plan = plan_of(reviews, tiny, systems=["tfidf"])
     (tmp_path / "outcomes").mkdir()
-    divided = divide(read_table(plan.data[0]), Run("tiny", "tfidf", 0))
+    divided = divide(read_task(plan.data[0]), Run("tiny", "tfidf", 0))
     monkeypatch.setattr(run_module, "divide", lambda *_: divided)
     monkeypatch.setattr(run_module, "fit", lambda *_, **__: divided.test.texts)
     record = work(plan, Run("tiny", "tfidf", 0), tmp_path)
@@ -352,7 +352,7 @@ def test_systems_learn_an_easy_task(name: str, tiny: Path) -> None:
 def test_slices(reviews: Path) -> None:
     assert has_negation("It wasn’t bad")
     assert not has_negation("noted, knotty, another")
-    table = read_table(Task(name="a", source=str(reviews), tag="domain"))
+    table = read_task(Task(name="a", source=str(reviews), tag="domain"))
     kinds = slices_of(table)
     assert len(kinds) == 121
     assert kinds[0] == {
@@ -628,7 +628,7 @@ def test_a_transfer_with_other_labels_is_told_before_anything_runs(reviews: Path
 def test_many_labels_a_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "tags.jsonl").write_text('{"text": "a", "label": ["x", "y"]}\n{"text": "b", "label": []}\n')
     with pytest.raises(DataError, match="one label a text"):
-        read_table(Task(name="a", source=str(tmp_path / "tags.jsonl")))
+        read_task(Task(name="a", source=str(tmp_path / "tags.jsonl")))
 
 
 STUDY = """
@@ -746,10 +746,10 @@ def test_a_study_of_emoji_lone_surrogates_and_numbers_written_twice(tmp_path: Pa
 
 def test_halves_of_labels_that_are_as_common_are_none(tmp_path: Path) -> None:
     rows: list[tuple[object, ...]] = [(f"the text {i}", f"l{i % 4}") for i in range(40)]
-    even = read_table(Task(name="a", source=rows_in(tmp_path / "even.csv", rows)))
+    even = read_task(Task(name="a", source=rows_in(tmp_path / "even.csv", rows)))
     assert not any("label frequency" in one for one in slices_of(even))
     more = rows_in(tmp_path / "uneven.csv", [*rows, ("the one", "l0"), ("the two", "l1")])
-    uneven = read_table(Task(name="a", source=more))
+    uneven = read_task(Task(name="a", source=more))
     assert {one["label"] for one in slices_of(uneven) if one["label frequency"] == "commoner half"} == {"l0", "l1"}
 
 

@@ -32,7 +32,7 @@ from bertcnn.apps.limits import ServerSettings
 from bertcnn.apps.metrics import Metrics
 from bertcnn.apps.server import create_app
 from bertcnn.apps.service import Service
-from bertcnn.apps.web_file import classify_file, read_table, without_formulas
+from bertcnn.apps.web_file import classify_file, read_upload, without_formulas
 from bertcnn.apps.web_guard import PageGuard
 from bertcnn.apps.workers import _Server, connections
 from bertcnn.errors import DataError, ModelError
@@ -634,7 +634,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(page_settings: ServerSettin
 def test_rows_of_a_file_may_have_columns_of_their_own(page_settings: ServerSettings, tmp_path: Path) -> None:
     file = tmp_path / "ragged.jsonl"
     file.write_text('{"text": "good"}\n{"text": "bad", "stars": 5}\n')
-    assert read_table(file).columns == ["text", "stars"]
+    assert read_upload(file).columns == ["text", "stars"]
 
     async def play() -> Path:
         service = Service(page_settings)
@@ -677,7 +677,7 @@ TABLES = {
 def test_columns_delimiters_and_encodings_are_guessed(tmp_path: Path, name: str) -> None:
     content, column, encoding = TABLES[name]
     (tmp_path / name).write_bytes(content.encode(encoding if encoding != "utf-16" else "utf-16-le"))
-    table = read_table(tmp_path / name)
+    table = read_upload(tmp_path / name)
     assert (table.text, table.encoding) == (column, encoding)
     assert len(table.columns) == 2
 
@@ -686,10 +686,10 @@ def test_a_file_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(web_file, "MOST_ROWS", 3)
     (tmp_path / "a.csv").write_text("text\n" + "good\n" * 4)
     with pytest.raises(DataError, match=r"a\.csv has more than 3 rows"):
-        read_table(tmp_path / "a.csv")
+        read_upload(tmp_path / "a.csv")
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"ends in '\.parquet', expected \.csv, \.tsv, \.jsonl"):
-        read_table(tmp_path / "a.parquet")
+        read_upload(tmp_path / "a.parquet")
 
 
 def test_the_command_line_does_not_load_gradio() -> None:

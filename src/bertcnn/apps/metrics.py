@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from bertcnn.apps.batching import Batch
+from bertcnn.apps.batching import Computed
 
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable with the folder in which several processes count together."""
@@ -56,7 +56,7 @@ class Metrics:
             self.queue_tokens.set_function(lambda: float(waiting()[1]))
         self._waiting = waiting
 
-    def observe(self, batch: Batch) -> None:
+    def observe(self, batch: Computed) -> None:
         """Count a batch."""
         self.batch_texts.observe(batch.texts)
         self.batch_tokens.observe(batch.tokens)

@@ -25,7 +25,7 @@ from bertcnn.apps.hosting import Host
 from bertcnn.apps.middleware import log
 from bertcnn.apps.service import Service
 from bertcnn.apps.web_draw import draw, explanation, prediction, script, style
-from bertcnn.apps.web_file import ENDINGS, State, Table, classify_file, read_table
+from bertcnn.apps.web_file import ENDINGS, State, UploadedTable, classify_file, read_upload
 from bertcnn.apps.web_guard import ROOT, PageGuard
 from bertcnn.errors import BertCNNError, DataError, ModelError
 from bertcnn.text.cells import without_surrogates
@@ -303,12 +303,12 @@ def _download(file: Path | None) -> gr.DownloadButton:
     return gr.DownloadButton(f"Download {file.name}" if file else "", value=file, visible=file is not None)
 
 
-async def _look(service: Service, path: str | None) -> tuple[str, Table | None]:
+async def _look(service: Service, path: str | None) -> tuple[str, UploadedTable | None]:
     """Read an uploaded file; say what is in it, or what is wrong with it."""
     if path is None:
         return "", None
     try:
-        table = await _answer(service, asyncio.to_thread(read_table, Path(path)))
+        table = await _answer(service, asyncio.to_thread(read_upload, Path(path)))
     except Told as reason:
         return draw("message", text=str(reason)), None
     return draw("note", text=table.seen), table

@@ -53,7 +53,7 @@ PATIENCE = 60
 
 
 @dataclass(frozen=True)
-class Table:
+class UploadedTable:
     """A file, read.
 
     Attributes:
@@ -93,7 +93,7 @@ class State:
     is_working: bool = False
 
 
-def read_table(path: Path) -> Table:
+def read_upload(path: Path) -> UploadedTable:
     """Read an uploaded file.
 
     Raises:
@@ -113,7 +113,7 @@ def read_table(path: Path) -> Table:
     if len(some) > MOST_ROWS:
         raise DataError(f"{path.name} has more than {MOST_ROWS:,} rows. Divide it into several files.")
     columns = list(dict.fromkeys(name for row in some for name in row))  # in jsonl each row names its own
-    return Table(some, columns, _text_column(some[:ROWS_LOOKED_AT]), encoding)
+    return UploadedTable(some, columns, _text_column(some[:ROWS_LOOKED_AT]), encoding)
 
 
 def _encoding(path: Path) -> str:
@@ -174,7 +174,7 @@ async def classify_file(service: Service, path: Path, column: str, *, folder: Pa
         Busy: The queue was full for long.
     """
     begun = perf_counter()
-    table = await asyncio.to_thread(read_table, path)
+    table = await asyncio.to_thread(read_upload, path)
     done: list[Row] = []
     async for rows in classified(service, table, column):
         done += rows
@@ -272,7 +272,7 @@ def _polite(service: Service, is_over: threading.Event) -> Predictor:
     return predictor
 
 
-async def classified(service: Service, table: Table, column: str) -> AsyncIterator[list[Row]]:
+async def classified(service: Service, table: UploadedTable, column: str) -> AsyncIterator[list[Row]]:
     """Yield the rows with their predictions, some at a time, as ``bertcnn predict`` writes them.
 
     Raises:
@@ -286,7 +286,7 @@ async def classified(service: Service, table: Table, column: str) -> AsyncIterat
         yield [with_answer(row, form) for row, form in zip(table.rows[start:], forms, strict=False)]
 
 
-def _texts(table: Table, column: str, longest: int) -> list[str]:
+def _texts(table: UploadedTable, column: str, longest: int) -> list[str]:
     found = []
     for number, row in enumerate(table.rows, start=1):
         if column not in row:

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bertcnn.inference.backend import Backend, Floats32
-from bertcnn.inference.winners import Floats, Winners, responses_of
-from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer
+from bertcnn.arrays import Floats32, Floats64, Ints
+from bertcnn.inference.backend import Backend
+from bertcnn.inference.winners import Winners, responses_of
+from bertcnn.text.tokens import Pieces, PieceTokenizer
 
 
-def alone_features(backend: Backend, tokenizer: PieceTokenizer, winners: Sequence[Winners]) -> list[Floats]:
+def alone_features(backend: Backend, tokenizer: PieceTokenizer, winners: Sequence[Winners]) -> list[Floats64]:
     """Return what each text's filters find in their windows when these are read alone.
 
     A window's pieces stand between the special pieces, as a text of their own. Windows that read
@@ -42,7 +43,7 @@ def alone_features(backend: Backend, tokenizer: PieceTokenizer, winners: Sequenc
     return [_picked(found, places, responses) for found, places in zip(winners, asked, strict=True)]
 
 
-def survival(found: Winners, alone: Floats, weight: Floats, *, many: bool) -> tuple[Floats, float]:
+def survival(found: Winners, alone: Floats64, weight: Floats64, *, many: bool) -> tuple[Floats64, float]:
     """Return how much of the filters' response survives without context, per phrase and over all.
 
     Each filter counts by the most that it can move a decision: by the spread of its weights over
@@ -71,7 +72,7 @@ def survival(found: Winners, alone: Floats, weight: Floats, *, many: bool) -> tu
     )
 
 
-def _ratio(left: Floats, whole: Floats) -> Floats:
+def _ratio(left: Floats64, whole: Floats64) -> Floats64:
     return np.where(whole > 0, left / np.where(whole > 0, whole, 1), 1.0)
 
 
@@ -105,7 +106,7 @@ def _responses(
     return responses
 
 
-def _picked(found: Winners, places: Ints, responses: Floats32) -> Floats:
+def _picked(found: Winners, places: Ints, responses: Floats32) -> Floats64:
     """Return each filter's own response in its own window."""
     place = places[found.window_of]
     values = np.zeros(len(place))

@@ -10,15 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import numpy as np
-import numpy.typing as npt
-
+from bertcnn.arrays import Floats32, Ints
 from bertcnn.errors import ModelError
 from bertcnn.network.folder import read_config
 from bertcnn.text.tokens import Batch, Pieces, Windowing, make_batch, plan_batches
-
-Floats32 = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 NO_FILTERS = "This model has a plain linear head and no filters. Train one with features = 'windows', the default."
 

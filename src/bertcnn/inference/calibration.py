@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, log_softmax
 
-from bertcnn.inference.metrics import Floats, Truth
+from bertcnn.arrays import Bools, Floats, Floats64
+from bertcnn.inference.metrics import Truth
 
 FEWEST_POSITIVES = 5
 """A label with fewer on dev shares a threshold with the others that have fewer."""
@@ -58,7 +59,7 @@ def fit_thresholds(probabilities: Floats, truth: Truth) -> list[float]:
     return [shared if rare[k] else _best_threshold(probabilities[:, k], truth[:, k]) for k in range(truth.shape[1])]
 
 
-def is_rare(texts: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+def is_rare(texts: npt.ArrayLike) -> Bools:
     """Return which numbers of texts are too few for a threshold of their own."""
     return np.asarray(texts) < FEWEST_POSITIVES
 
@@ -78,7 +79,7 @@ def said_of_rare(texts: Sequence[float]) -> str:
     return f"{shared} More dev texts (--dev-fraction) would give them their own." if count else ""
 
 
-def probabilities_of(logits: Floats, *, many: bool) -> npt.NDArray[np.float64]:
+def probabilities_of(logits: Floats, *, many: bool) -> Floats64:
     """Return softmax, or for many labels a text sigmoid, of logits ``(N, K)``."""
     wide = logits.astype(np.float64)
     return np.asarray(expit(wide) if many else np.exp(log_softmax(wide, axis=1)))

@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from bertcnn.arrays import Floats32
 from bertcnn.inference.backend import Backend, Pooled, WrappedBackend
 from bertcnn.inference.golden import long_text
 from bertcnn.inference.onnx_backend import FILES
@@ -100,7 +100,7 @@ def write_certificate(folder: str | Path, checks: Sequence[Check]) -> None:
     write_whole(card, before.rstrip() + "\n\n" + section + after.rstrip() + "\n")
 
 
-def _ways(predictor: Predictor, texts: list[str], seed: int) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+def _ways(predictor: Predictor, texts: list[str], seed: int) -> Iterator[tuple[str, Floats32]]:
     tokenizer, backend = predictor.tokenizer, predictor.backend
     yield "batches", predictor.logits(texts)
     yield "alone", Predictor(backend, tokenizer, max_tokens=1).logits(texts)
@@ -109,7 +109,7 @@ def _ways(predictor: Predictor, texts: list[str], seed: int) -> Iterator[tuple[s
     yield "segments", Predictor(_Repadded(backend, columns=0, windows=1), tokenizer).logits(texts)
 
 
-def _in_random_batches(predictor: Predictor, texts: list[str], seed: int) -> npt.NDArray[np.float32]:
+def _in_random_batches(predictor: Predictor, texts: list[str], seed: int) -> Floats32:
     """Let each text stand among others of any length."""
     generator = random.Random(seed)  # noqa: S311  # no secret hangs on it
     order = generator.sample(range(len(texts)), len(texts))

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from itertools import combinations, islice
 
 import numpy as np
-import numpy.typing as npt
 
-from bertcnn.inference.backend import Backend, Floats32
+from bertcnn.arrays import Bools, Floats32, Floats64, Ints
+from bertcnn.inference.backend import Backend
 from bertcnn.inference.explanation import Phrase, winner
 from bertcnn.inference.prediction import cuts_of
-from bertcnn.inference.winners import Floats, Winners, responses_of
-from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer
+from bertcnn.inference.winners import Winners, responses_of
+from bertcnn.text.tokens import Pieces, PieceTokenizer
 
 EXACT = 3
 """Sets of up to so many phrases are all tried, those aside that cannot flip."""
@@ -43,11 +43,11 @@ class Without:
 
     phrases: tuple[int, ...]
     is_smallest: bool
-    logits: Floats
+    logits: Floats64
 
 
 def flipping_sets(
-    backend: Backend, tokenizer: PieceTokenizer, winners: Sequence[Winners], logits: Floats
+    backend: Backend, tokenizer: PieceTokenizer, winners: Sequence[Winners], logits: Floats64
 ) -> list[Without]:
     """Return for each text a smallest set of phrases without which the decision flips.
 
@@ -117,7 +117,9 @@ class _Search:
     where ``change`` is what the features change by.
     """
 
-    def __init__(self, found: Winners, scores: Floats32, logits: Floats, weight: Floats, cuts: Floats | None) -> None:
+    def __init__(
+        self, found: Winners, scores: Floats32, logits: Floats64, weight: Floats64, cuts: Floats64 | None
+    ) -> None:
         self.found, self.scores, self.logits, self.weight = found, scores, logits, weight
         best = winner(logits, cuts)
         if cuts is None:
@@ -151,7 +153,7 @@ class _Search:
         taken = self._greedy()
         return self._made(taken, is_smallest=len(taken) <= proved + 1) if taken else nothing
 
-    def _reach(self, top: "_Top") -> Floats:
+    def _reach(self, top: "_Top") -> Floats64:
         """Return for each candidate a number; a set can flip only if they add up to 1.
 
         A filter changes only if its strongest window is touched, and then by no more than its whole
@@ -163,7 +165,7 @@ class _Search:
         losses = first @ most.T  # candidates, rivals
         return np.asarray((losses / np.maximum(self.margins, 1e-12)).max(axis=1))
 
-    def _possible(self, size: int, reach: Floats) -> Iterator[tuple[int, ...]]:
+    def _possible(self, size: int, reach: Floats64) -> Iterator[tuple[int, ...]]:
         """Yield sets of places among the candidates that may flip."""
         order = np.argsort(-reach, kind="stable")
         values = reach[order] * (1 + 1e-9)
@@ -194,7 +196,7 @@ class _Search:
                 return tuple(taken)
         return ()
 
-    def _margins(self, features: Floats) -> Floats:
+    def _margins(self, features: Floats64) -> Floats64:
         """Return the margins ``(sets, rivals)`` with these features ``(sets, M)``."""
         return np.asarray(self.margins + (features - self.base) @ self.directions.T)
 
@@ -233,7 +235,7 @@ class _Top:
         low, high = pieces[:, 0, None, None], pieces[:, 1, None, None]
         self.kills = (first < high) & (first + widths > low)  # candidates, windows, filters
 
-    def values(self, sets: Ints) -> Iterator[Floats]:
+    def values(self, sets: Ints) -> Iterator[Floats64]:
         """Yield the features without each set of candidates ``(sets, size)``, some ``(chunk, M)`` at a time."""
         step = max(1, _CELLS_AT_ONCE // self.strengths.size)
         for at in range(0, len(sets), step):
@@ -247,7 +249,7 @@ class _Top:
             yield np.where(nothing, 0, found).astype(np.float64)
 
 
-def _touched(removed: npt.NDArray[np.bool_], widths: Ints) -> npt.NDArray[np.bool_]:
+def _touched(removed: Bools, widths: Ints) -> Bools:
     """Return which windows hold a removed piece, bool ``(T, M)``."""
     counts = np.append(0, np.cumsum(removed))
     first = np.arange(len(removed))
@@ -255,7 +257,7 @@ def _touched(removed: npt.NDArray[np.bool_], widths: Ints) -> npt.NDArray[np.boo
     return np.stack([by_width[int(w)] for w in widths], axis=1)
 
 
-def _reaching(values: Floats, size: int, *, begin: int = 0, needed: float = 1.0) -> Iterator[tuple[int, ...]]:
+def _reaching(values: Floats64, size: int, *, begin: int = 0, needed: float = 1.0) -> Iterator[tuple[int, ...]]:
     """Yield the sets of so many places, from ``begin`` on, whose values add up to ``needed``, and few others.
 
     Values are sorted downwards, so a set that begins at a place adds up to at most ``size`` times its value: where that

@@ -13,8 +13,8 @@ from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from bertcnn.arrays import Floats32, Floats64, Ints
 from bertcnn.errors import ModelError
 from bertcnn.inference.audit import alone_features, survival
 from bertcnn.inference.backend import NO_FILTERS, Backend
@@ -22,8 +22,8 @@ from bertcnn.inference.counterfactual import Without, flipping_sets, without
 from bertcnn.inference.explanation import Audit, Counterfactual, Explanation, Phrase, winner
 from bertcnn.inference.leave_one_out import with_effects
 from bertcnn.inference.prediction import cuts_of, predictions_of
-from bertcnn.inference.winners import Floats, Winners, winners_of
-from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer, check_texts
+from bertcnn.inference.winners import Winners, winners_of
+from bertcnn.text.tokens import Pieces, PieceTokenizer, check_texts
 
 PIECES_AT_ONCE = 50_000
 """Pieces of the texts whose window scores are held at once: 80 MB for 400 filters."""
@@ -35,13 +35,13 @@ class Reader(Protocol):
     backend: Backend
     tokenizer: PieceTokenizer
 
-    def pooled(self, pieces: Pieces) -> tuple[npt.NDArray[np.float32], Ints]:
+    def pooled(self, pieces: Pieces) -> tuple[Floats32, Ints]:
         """Return features and positions, each ``(N, M)``."""
 
-    def pooled_parts(self, pieces: Pieces) -> tuple[npt.NDArray[np.float32], Ints, npt.NDArray[np.float32]]:
+    def pooled_parts(self, pieces: Pieces) -> tuple[Floats32, Ints, Floats32]:
         """Return those, and what each place of each window gave."""
 
-    def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    def logits(self, texts: Sequence[str]) -> Floats32:
         """Return the logits of texts, ``(N, K)``."""
 
 
@@ -89,9 +89,7 @@ def explain(
     return [by_text[text] for text in texts]
 
 
-def read_winners(
-    predictor: Reader, texts: list[str], *, with_parts: bool = False
-) -> tuple[list[Winners], npt.NDArray[np.float32]]:
+def read_winners(predictor: Reader, texts: list[str], *, with_parts: bool = False) -> tuple[list[Winners], Floats32]:
     """Return the winning windows of texts, and their logits, float32 ``(N, K)``, in one run of the network.
 
     Args:
@@ -121,7 +119,7 @@ def read_winners(
 
 
 def _explanations(
-    backend: Backend, winners: list[Winners], logits: npt.NDArray[np.float32], threshold: float | None
+    backend: Backend, winners: list[Winners], logits: Floats32, threshold: float | None
 ) -> list[Explanation]:
     weight, bias = (array.astype(np.float64) for array in backend.classifier)
     spec = backend.spec
@@ -149,7 +147,7 @@ def _explanations(
     return made
 
 
-def _phrases(found: Winners, shares: Floats) -> tuple[Phrase, ...]:
+def _phrases(found: Winners, shares: Floats64) -> tuple[Phrase, ...]:
     owner = found.phrase_of
     order = np.argsort(owner, kind="stable")
     bounds = np.searchsorted(owner[order], np.arange(len(found.phrases) + 1))
@@ -201,7 +199,7 @@ def _with_counterfactuals(
 
 
 def _judged(
-    backend: Backend, explanation: Explanation, found: Without, text: str, logits: npt.NDArray[np.float32] | None
+    backend: Backend, explanation: Explanation, found: Without, text: str, logits: Floats32 | None
 ) -> Counterfactual:
     """Say what a set does to the head, and what the model says of the text without it."""
     (answer,) = predictions_of(found.logits[None], backend.spec)

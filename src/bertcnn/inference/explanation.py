@@ -10,12 +10,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bertcnn.arrays import Floats64
 from bertcnn.errors import DataError, nearest
 from bertcnn.inference.prediction import Prediction
-
-Floats = npt.NDArray[np.float64]
 
 NOT_SURE = "not sure"
 
@@ -365,12 +363,12 @@ class Explanation:
         return fragment(self.to_dict())
 
 
-def winner(logits: Sequence[float] | Floats, cuts: Sequence[float] | Floats | None) -> int:
+def winner(logits: Sequence[float] | Floats64, cuts: Sequence[float] | Floats64 | None) -> int:
     """Return the label that a decision is about: the likeliest, or of many the furthest above its threshold."""
     return int(np.argmax(np.asarray(logits) - (0.0 if cuts is None else np.asarray(cuts))))
 
 
-def _weighted(parts: tuple[Phrase, ...], weights: Floats) -> tuple[float, ...]:
+def _weighted(parts: tuple[Phrase, ...], weights: Floats64) -> tuple[float, ...]:
     if not parts:
         return ()
     return tuple((np.array([part.shares for part in parts]) @ weights).tolist())

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
+from bertcnn.arrays import Floats32
 from bertcnn.errors import ModelError, reason
 from bertcnn.inference.golden import TEXTS, TOLERANCE, long_text, write_golden
 from bertcnn.inference.metrics import Truth
@@ -117,7 +117,7 @@ class _Proof:
 
     predictor: Predictor
     texts: list[str]
-    logits: npt.NDArray[np.float32]
+    logits: Floats32
     truth: Truth | None
 
     @classmethod
@@ -164,7 +164,7 @@ class _Proof:
         size = draft.stat().st_size / 1e6
         return Exported(folder / draft.name, size, len(self.texts), difference, flips, ours, torchs)
 
-    def _accuracy(self, logits: npt.NDArray[np.float32]) -> float | None:
+    def _accuracy(self, logits: Floats32) -> float | None:
         if self.truth is None:
             return None
         right = self.predictor.decide(logits[-len(self.truth) :]) == self.truth

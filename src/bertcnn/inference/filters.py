@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bertcnn.arrays import Floats64, Ints
 from bertcnn.inference.backend import Backend
-from bertcnn.inference.winners import Floats, Span, Winners
-from bertcnn.text.tokens import Ints
+from bertcnn.inference.winners import Span, Winners
 
 MOST_NGRAMS = 10
 
@@ -152,11 +152,11 @@ class FilterTally:
             tuple(self._moves(members).tolist()),
         )
 
-    def _moves(self, members: list[int]) -> Floats:
+    def _moves(self, members: list[int]) -> Floats64:
         """Return what filters add to each label in a text, in the mean."""
         return np.asarray(self.weight[:, members] @ self._sums[members] / max(self.texts, 1), dtype=np.float64)
 
-    def _likeness(self) -> Floats:
+    def _likeness(self) -> Floats64:
         """Return the correlations of the filters' responses, ``(M, M)``; 0 where there is too little to tell."""
         count = max(self.texts, 1)
         mean = self._sums / count
@@ -183,7 +183,7 @@ def _keep_best(best: dict[str, float], excited: Iterator[tuple[float, str]]) -> 
     best.update(order)
 
 
-def _doubles(likeness: Floats) -> dict[int, int]:
+def _doubles(likeness: Floats64) -> dict[int, int]:
     """Return for each filter that another one makes needless the first such one."""
     found: dict[int, int] = {}
     for i in range(len(likeness)):
@@ -193,7 +193,7 @@ def _doubles(likeness: Floats) -> dict[int, int]:
     return found
 
 
-def _clusters(likeness: Floats) -> list[list[int]]:
+def _clusters(likeness: Floats64) -> list[list[int]]:
     """Return groups of two filters or more whose mean correlation is at least ``ALIKE``."""
     if len(likeness) < 2:
         return []

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bertcnn.arrays import Floats32
 from bertcnn.errors import ModelError
 from bertcnn.network.folder import MADE_OF, read_config
 from bertcnn.text.tokens import PieceTokenizer, Windowing
@@ -41,7 +41,7 @@ def long_text(tokenizer: PieceTokenizer, windowing: Windowing) -> str:
     return text
 
 
-Logits = Callable[[Sequence[str]], npt.NDArray[np.float32]]
+Logits = Callable[[Sequence[str]], Floats32]
 
 
 def write_golden(folder: Path, backend: str, logits: Logits, *, tolerance: float = TOLERANCE) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bertcnn.text.tokens import Ints
+from bertcnn.arrays import Ints
 
 MOST_GROUPS = 24
 """More categories than that: the rarest are one group."""

@@ -16,8 +16,8 @@ from tempfile import SpooledTemporaryFile
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bertcnn.arrays import Bools, Floats64, Ints
 from bertcnn.errors import DataError, ModelError
 from bertcnn.inference.backend import NO_FILTERS
 from bertcnn.inference.calibration import probabilities_of
@@ -31,10 +31,7 @@ from bertcnn.inference.page import marks
 from bertcnn.inference.phrases import Family, Found, PhraseTable, names_of
 from bertcnn.inference.winners import Winners
 from bertcnn.text.labels import Label, names_in
-from bertcnn.text.tokens import Ints, check_texts, one_by_one
-
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
+from bertcnn.text.tokens import check_texts, one_by_one
 
 TEXTS_AT_ONCE = 1024
 MOST_DRIVERS = 200
@@ -172,7 +169,7 @@ class _Reading:
         self.answered.append(answered[rows])
         self.in_play.append(in_play[rows])
 
-    def _answers(self, table: Floats) -> tuple[Bools, Bools]:
+    def _answers(self, table: Floats64) -> tuple[Bools, Bools]:
         """Return which labels each text is answered with, and which were in play, bool ``(N, K)``."""
         many = self.spec.is_multi_label
         found = decide(table, many=many, thresholds=self.spec.thresholds)
@@ -186,7 +183,7 @@ class _Reading:
         in_play[every, others.argmax(axis=1)] = True
         return answered, in_play
 
-    def _shares(self, found: Winners, answered: Bools, in_play: Bools) -> Floats:
+    def _shares(self, found: Winners, answered: Bools, in_play: Bools) -> Floats64:
         """Return what each phrase adds for each label in play, ``(P, J)``."""
         if self.spec.is_multi_label:
             return found.by_phrase(found.features[:, None] * self.weight.T)
@@ -309,7 +306,7 @@ class _Summary:
         labelled, right = self._by_group(self.is_labelled), self._by_group(self.right)
         return tuple(Group(*values) for values in zip(self.group_names, sizes, labelled, right, strict=True))
 
-    def _labelled(self, table: Bools) -> npt.NDArray[np.int64]:
+    def _labelled(self, table: Bools) -> Ints:
         """Return a table's labelled rows as class ids, or where texts can have many labels as 0 and 1."""
         rows = table[self.is_labelled]
         return np.asarray(rows if self.many else rows.argmax(axis=1), dtype=np.int64)

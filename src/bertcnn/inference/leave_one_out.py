@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from bertcnn.arrays import Floats32
 from bertcnn.inference.counterfactual import without
 from bertcnn.inference.explanation import Explanation
 
@@ -21,7 +21,7 @@ MOST_WORDS = 100
 """Words of a text that are left out in turn: of more, those with the greatest shares of the decision."""
 
 
-def with_effects(explanation: Explanation, read: Callable[[list[str]], npt.NDArray[np.float32]]) -> Explanation:
+def with_effects(explanation: Explanation, read: Callable[[list[str]], Floats32]) -> Explanation:
     """Return an explanation whose words have their effects.
 
     Args:

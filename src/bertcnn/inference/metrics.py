@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bertcnn.arrays import Floats, Floats64, Ints
 from bertcnn.errors import DataError
 
-Floats = npt.NDArray[np.floating[Any]]
-Truth = npt.NDArray[np.integer[Any]] | npt.NDArray[np.floating[Any]]
+Truth = npt.NDArray[np.integer[Any]] | Floats
 Counts = npt.NDArray[Any]
-Rows = npt.NDArray[np.int64]
 Score = Callable[[Truth, Truth, Floats], float]
 
 RESAMPLES = 1000
@@ -121,14 +120,14 @@ def evaluate(
     return Evaluation(len(truth), headlines, table, confusion)
 
 
-def decide(probabilities: Floats, *, many: bool, thresholds: Sequence[float] | None = None) -> npt.NDArray[np.int64]:
+def decide(probabilities: Floats, *, many: bool, thresholds: Sequence[float] | None = None) -> Ints:
     """Return class ids ``(N,)``, or for many labels a text 0 and 1 ``(N, K)``."""
     if not many:
         return np.asarray(probabilities.argmax(axis=1), dtype=np.int64)
     return (probabilities >= (0.5 if thresholds is None else np.asarray(thresholds))).astype(np.int64)
 
 
-def confidence(probabilities: Floats, answers: npt.NDArray[Any], *, many: bool) -> npt.NDArray[np.float64]:
+def confidence(probabilities: Floats, answers: npt.NDArray[Any], *, many: bool) -> Floats64:
     """Return the probability that each answer is right, float64 ``(N,)``; with many labels, all of them."""
     wide = probabilities.astype(np.float64)
     return np.asarray(np.where(answers > 0, wide, 1 - wide).prod(axis=1) if many else wide.max(axis=1))
@@ -238,7 +237,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return max(0.0, min(low, share)), min(1.0, max(high, share))  # the share itself is inside, but for rounding
 
 
-def _draw(truth: Truth, answers: Rows, labels: int, generator: np.random.Generator) -> tuple[Rows, Rows]:
+def _draw(truth: Truth, answers: Ints, labels: int, generator: np.random.Generator) -> tuple[Ints, Ints]:
     """Return rows drawn for one resample, and what is answered there.
 
     They are drawn from the texts and two more, one answered rightly and one wrongly, as

@@ -9,10 +9,10 @@ import warnings
 from importlib.util import find_spec
 
 import numpy as np
-import numpy.typing as npt
 
+from bertcnn.arrays import Bools, Floats
 from bertcnn.errors import ModelError
-from bertcnn.inference.metrics import Floats, Truth, wilson
+from bertcnn.inference.metrics import Truth, wilson
 
 NEEDS_CLEANLAB = "Probable label mistakes need cleanlab: pip install 'bertcnn[insights]'"
 
@@ -70,7 +70,7 @@ def _of_one(given: Truth, probabilities: Floats) -> list[int]:
     return [int(row) for row in found]
 
 
-def _of_many(given: npt.NDArray[np.bool_], probabilities: Floats) -> list[int]:
+def _of_many(given: Bools, probabilities: Floats) -> list[int]:
     from cleanlab.multilabel_classification.filter import find_label_issues
 
     lists = [np.flatnonzero(row).tolist() for row in given]

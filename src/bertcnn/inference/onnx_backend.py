@@ -11,8 +11,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from bertcnn.arrays import Floats32
 from bertcnn.errors import ModelError, reason
-from bertcnn.inference.backend import NO_FILTERS, Backend, Floats32, Pooled, Spec
+from bertcnn.inference.backend import NO_FILTERS, Backend, Pooled, Spec
 from bertcnn.network.folder import MADE_OF, WEIGHTS, read_config
 from bertcnn.text.tokens import Batch
 

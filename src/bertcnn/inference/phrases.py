@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from bertcnn.inference.winners import Floats, Span, Winners, words_of
-from bertcnn.text.tokens import Ints
+from bertcnn.arrays import Bools, Floats64, Ints
+from bertcnn.inference.winners import Span, Winners, words_of
 
 MOST_PHRASES = 100_000
 """Phrases held at once: some 100 MB with what is kept of each."""
@@ -127,7 +126,7 @@ class PhraseTable:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, text: int, names: Sequence[Span], labels: Ints, shares: Floats, answered: Ints) -> None:
+    def add(self, text: int, names: Sequence[Span], labels: Ints, shares: Floats64, answered: Ints) -> None:
         """Add the phrases of a text; those without characters are left out.
 
         Args:
@@ -182,9 +181,7 @@ class PhraseTable:
         row = self._rows.get(phrase)
         return 0.0 if row is None else float(self._totals[row, label])
 
-    def families(
-        self, label: int, in_play: npt.NDArray[np.bool_], answered: npt.NDArray[np.bool_], *, most: int
-    ) -> list[Family]:
+    def families(self, label: int, in_play: Bools, answered: Bools, *, most: int) -> list[Family]:
         """Return the phrases that pulled towards a label, forms together: the telling first, then by total.
 
         A weaker phrase is a form of a stronger one if one's words stand within the other's, if it
@@ -206,9 +203,7 @@ class PhraseTable:
         made = [self._family(rows, names, texts, label, rows[0] in telling) for rows in groups]
         return sorted(made, key=lambda one: (not one.is_telling, -one.total, one.phrase))[:most]
 
-    def _telling(
-        self, heads: list[int], texts: dict[int, Ints], label: int, answered: npt.NDArray[np.bool_], usual: float
-    ) -> set[int]:
+    def _telling(self, heads: list[int], texts: dict[int, Ints], label: int, answered: Bools, usual: float) -> set[int]:
         """Return which phrases, given strongest first, tell something; ``usual``: the label's share of all answers."""
         totals, squares = self._totals[:, label], self._squares[:, label]
         steady = [row for row in heads if totals[row] >= STEADY * np.sqrt(squares[row])]
@@ -242,12 +237,12 @@ def _keep_best(best: list[Found], one: Found) -> None:
         del best[EXAMPLES:]
 
 
-def _picked(numbers: "array[int]", mask: npt.NDArray[np.bool_]) -> Ints:
+def _picked(numbers: "array[int]", mask: Bools) -> Ints:
     every = np.frombuffer(numbers, dtype=np.uint32).astype(np.int64)
     return np.asarray(every[mask[every]], dtype=np.int64)
 
 
-def _grouped(names: dict[int, str], texts: dict[int, Ints], totals: Floats) -> list[list[int]]:
+def _grouped(names: dict[int, str], texts: dict[int, Ints], totals: Floats64) -> list[list[int]]:
     """Group phrases, given strongest first: each list begins with its strongest."""
     heads: dict[tuple[str, ...], list[int]] = {}
     wider: dict[tuple[str, ...], list[tuple[str, ...]]] = defaultdict(list)
@@ -274,7 +269,7 @@ def _parts(words: tuple[str, ...]) -> set[tuple[str, ...]]:
     return {words[i:j] for i in range(count) for j in range(i + 1, count + 1)} - {words}
 
 
-def _is_form(row: int, head: int, texts: dict[int, Ints], totals: Floats) -> bool:
+def _is_form(row: int, head: int, texts: dict[int, Ints], totals: Floats64) -> bool:
     own, others = texts[row], texts[head]
     if totals[head] / len(others) < COMPARABLE * totals[row] / len(own):
         return False

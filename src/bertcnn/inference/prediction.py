@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bertcnn.arrays import Floats, Floats64
 from bertcnn.errors import DataError
 from bertcnn.inference.backend import Spec
 from bertcnn.inference.calibration import probabilities_of
-from bertcnn.inference.metrics import Floats, confidence, decide
+from bertcnn.inference.metrics import confidence, decide
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def check_has_room(row: Mapping[str, Any], columns: Iterable[str]) -> None:
         raise DataError(f"The input has a column {taken!r} already, which would be lost. Rename it first.")
 
 
-def cuts_of(spec: Spec) -> npt.NDArray[np.float64] | None:
+def cuts_of(spec: Spec) -> Floats64 | None:
     """Return the logit from which each label holds, ``(K,)``; None where a text has one label."""
     if not spec.is_multi_label:
         return None

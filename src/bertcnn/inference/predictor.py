@@ -10,10 +10,10 @@ from shutil import which
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import numpy.typing as npt
 
+from bertcnn.arrays import Floats32, Floats64, Ints
 from bertcnn.errors import ModelError, reason
-from bertcnn.inference.backend import Backend, Floats32, WrappedBackend
+from bertcnn.inference.backend import Backend, WrappedBackend
 from bertcnn.inference.calibration import probabilities_of
 from bertcnn.inference.golden import check_golden
 from bertcnn.inference.metrics import Evaluation, decide, evaluate
@@ -24,7 +24,7 @@ from bertcnn.network.folder import check_folder
 from bertcnn.settings import BackendName
 from bertcnn.text.dataset import Examples
 from bertcnn.text.labels import Labels
-from bertcnn.text.tokens import Ints, Pieces, PieceTokenizer, check_texts, one_by_one
+from bertcnn.text.tokens import Pieces, PieceTokenizer, check_texts, one_by_one
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,7 +137,7 @@ class Predictor:
         """True where a text can have many labels, or none."""
         return self.backend.spec.is_multi_label
 
-    def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    def logits(self, texts: Sequence[str]) -> Floats32:
         """Return the model's logits, float32 ``(N, K)``, in the order of the texts.
 
         Texts of the same pieces, as those that only differ in case may be, are computed once. A text is read whole,
@@ -145,21 +145,21 @@ class Predictor:
         """
         return self._logits(*self._cut(check_texts(texts)))
 
-    def probabilities(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
+    def probabilities(self, texts: Sequence[str]) -> Floats64:
         """Return probabilities, float64 ``(N, K)``: each row sums to 1, or with many labels each stands alone."""
         return probabilities_of(self.logits(texts), many=self.is_multi_label)
 
-    def decide(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    def decide(self, logits: Floats32) -> Ints:
         """Return what logits ``(N, K)`` answer: label ids ``(N,)``, or for many labels 0 and 1 ``(N, K)``."""
         many = self.is_multi_label
         return decide(probabilities_of(logits, many=many), many=many, thresholds=self.backend.spec.thresholds)
 
-    def difference(self, found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> tuple[float, int]:
+    def difference(self, found: Floats32, wanted: Floats32) -> tuple[float, int]:
         """Return the largest difference between logits ``(N, K)``, and how many texts they answer otherwise."""
         others = (self.decide(found) != self.decide(wanted)).reshape(len(found), -1 if len(found) else 1)
         return float(np.abs(found - wanted).max(initial=0.0)), int(others.any(axis=1).sum())
 
-    def pooled(self, pieces: Pieces) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def pooled(self, pieces: Pieces) -> tuple[Floats32, Ints]:
         """Return what the convolution finds in texts.
 
         Args:
@@ -245,7 +245,7 @@ class Predictor:
         among, pieces = self.tokenizer(list(place)).distinct()
         return among[rows], pieces
 
-    def _logits(self, rows: Ints, pieces: Pieces) -> npt.NDArray[np.float32]:
+    def _logits(self, rows: Ints, pieces: Pieces) -> Floats32:
         weight, bias = self.backend.classifier
         features, _ = self.pooled(pieces)
         return np.asarray((features @ weight.T + bias)[rows], dtype=np.float32)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bertcnn.arrays import Floats32
 from bertcnn.errors import ModelError
 from bertcnn.inference.onnx_backend import feed, threads
 from bertcnn.text.tokens import Batch
@@ -20,7 +20,6 @@ from bertcnn.text.tokens import Batch
 OUTLYING = 4.0
 """A channel is an outlier if it goes beyond so many times the median channel."""
 
-Floats32 = npt.NDArray[np.float32]
 Feeds = Sequence[dict[str, Any]]
 
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import beta
 
+from bertcnn.arrays import Floats64, Ints
 from bertcnn.errors import DataError
 from bertcnn.inference.metrics import Truth, confidence, decide
-from bertcnn.inference.winners import Floats
-from bertcnn.text.tokens import Ints
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,9 @@ class Operation:
     answered: int
 
 
-def risk_coverage(probabilities: Floats, truth: Truth, *, thresholds: Sequence[float] | None = None) -> list[Operation]:
+def risk_coverage(
+    probabilities: Floats64, truth: Truth, *, thresholds: Sequence[float] | None = None
+) -> list[Operation]:
     """Return every operation that labelled texts can tell apart, the least coverage first.
 
     Args:
@@ -81,7 +82,7 @@ def _between(low: float, high: float) -> float:
 
 def threshold_for(
     risk: float,
-    probabilities: Floats,
+    probabilities: Floats64,
     truth: Truth,
     *,
     thresholds: Sequence[float] | None = None,
@@ -112,6 +113,6 @@ def threshold_for(
     )
 
 
-def _upper(errors: Ints, counts: Ints) -> Floats:
+def _upper(errors: Ints, counts: Ints) -> Floats64:
     right = counts - errors
     return np.where(right > 0, beta.ppf(0.95, errors + 1, np.maximum(right, 1)), 1.0)

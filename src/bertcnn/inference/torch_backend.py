@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bertcnn.arrays import Floats32
 from bertcnn.errors import ModelError
-from bertcnn.inference.backend import NO_FILTERS, Backend, Floats32, Pooled, Spec
+from bertcnn.inference.backend import NO_FILTERS, Backend, Pooled, Spec
 from bertcnn.network.cnn import TextCNN
 from bertcnn.network.model import BertCNN
 from bertcnn.network.states import batch_sizes, batch_states

@@ -8,12 +8,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from bertcnn.inference.backend import Floats32
-from bertcnn.text.tokens import Ints
-
-Floats = npt.NDArray[np.float64]
+from bertcnn.arrays import Bools, Floats32, Floats64, Ints
 
 START, END, BLANK = "(start)", "(end)", "(blank)"
 """Names of phrases without characters: windows of special pieces only, or of pieces that stand for nothing."""
@@ -59,12 +55,12 @@ class Winners:
     spans: Ints
     prefix: int
     suffix: int
-    features: Floats
+    features: Floats64
     kernel_sizes: tuple[int, ...]
     firsts: Ints
     sizes: Ints
     window_of: Ints
-    parts: Floats | None = None
+    parts: Floats64 | None = None
 
     @cached_property
     def widths(self) -> Ints:
@@ -110,7 +106,7 @@ class Winners:
         return np.stack([np.where(some, low, self.firsts), np.where(some, high, self.firsts + self.sizes)], axis=1)
 
     @cached_property
-    def has_characters(self) -> npt.NDArray[np.bool_]:
+    def has_characters(self) -> Bools:
         """True for pieces that stand for characters of the text, ``(T,)``."""
         inside = np.arange(len(self.ids))
         special = (inside < self.prefix) | (inside >= len(self.ids) - self.suffix)
@@ -131,11 +127,11 @@ class Winners:
         """First piece of each phrase and the one after its last, int64 ``(P, 2)``."""
         return self._phrases[2]
 
-    def by_phrase(self, values: Floats) -> Floats:
+    def by_phrase(self, values: Floats64) -> Floats64:
         """Sum a value of each filter, ``(M,)`` or ``(M, K)``, over the phrases: ``(P,)`` or ``(P, K)``."""
         return _summed(values, self.phrase_of, len(self.phrases))
 
-    def by_word(self, weights: Floats) -> tuple[tuple[Span, ...], Floats]:
+    def by_word(self, weights: Floats64) -> tuple[tuple[Span, ...], Floats64]:
         """Divide weighted features among the words: each piece of a window has what its state gave to the response.
 
         A response is a sum over the places of its window of kernel times state, so that is exact; the filter's
@@ -234,7 +230,7 @@ def winners_of(
     text: str,
     ids: Ints,
     spans: Ints,
-    features: npt.NDArray[np.float32],
+    features: Floats32,
     positions: Ints,
     *,
     kernel_sizes: tuple[int, ...],
@@ -265,7 +261,7 @@ def winners_of(
     return Winners(text, ids, spans, *special, wide, kernel_sizes, firsts, sizes, window_of, whole)
 
 
-def _whole(parts: Floats, features: Floats, kernel_sizes: tuple[int, ...]) -> Floats:
+def _whole(parts: Floats64, features: Floats64, kernel_sizes: tuple[int, ...]) -> Floats64:
     """Add what the places of a window lack to its feature, the bias and some rounding, evenly to them."""
     feature_of, _ = places_of(kernel_sizes, len(features))
     widths = np.bincount(feature_of)
@@ -283,7 +279,7 @@ def words_of(text: str) -> tuple[Span, ...]:
     return words or ((Span(0, len(text), text),) if text else ())
 
 
-def _summed(values: Floats, owner: Ints, count: int) -> Floats:
+def _summed(values: Floats64, owner: Ints, count: int) -> Floats64:
     """Sum rows by their owner; those of owner -1 are left out."""
     total = np.zeros((count, *values.shape[1:]))
     owned = owner >= 0

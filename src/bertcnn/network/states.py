@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bertcnn.arrays import Floats16, Floats32, Ints
 from bertcnn.errors import TrainingError
 from bertcnn.network.encoder import check_pieces, load_tokenizer, states_width
 from bertcnn.network.model import BertCNN, batch_tensors
@@ -42,7 +43,7 @@ _NOT_OF_STATES = frozenset({"_name_or_path", "architectures", "dtype", "transfor
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
-def mean_of(states: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def mean_of(states: npt.NDArray[Any]) -> Floats32:
     """Return the mean of a text's states ``(T, D)``, float32 ``(D,)``; 0 where there are none."""
     return np.asarray(np.sum(states, axis=0, dtype=np.float32) / max(1, len(states)), dtype=np.float32)
 
@@ -108,14 +109,14 @@ class States:
         seconds: What encoding them took, once.
     """
 
-    values: npt.NDArray[np.float16]
-    starts: npt.NDArray[np.int64]
+    values: Floats16
+    starts: Ints
     seconds: float = 0.0
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def __getitem__(self, text: int) -> npt.NDArray[np.float16]:
+    def __getitem__(self, text: int) -> Floats16:
         return self.values[self.starts[text] : self.starts[text + 1]]
 
     @classmethod

@@ -9,13 +9,13 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from bertcnn.arrays import Floats32
 from bertcnn.errors import EncoderError
 from bertcnn.network.config import WordVectorsConfig
 from bertcnn.network.encoder import check_pieces, load_encoder, load_tokenizer
@@ -95,7 +95,7 @@ def build_vectors(
         clean = cutter.normalizer.normalize_str(without_surrogates(text))
         for word, _ in cutter.pre_tokenizer.pre_tokenize_str(clean):
             vocabulary.setdefault(word, len(vocabulary))
-    vectors: npt.NDArray[np.float32] = np.zeros((0, size), dtype=np.float32)
+    vectors: Floats32 = np.zeros((0, size), dtype=np.float32)
     known: dict[str, int] = {}
     if file is not None:
         known, vectors = read_vectors(Path(file), set(vocabulary), max_words)
@@ -139,7 +139,7 @@ def build_pieces(encoder: str) -> tuple[WordVectors, PieceTokenizer]:
     return words, tokenizer
 
 
-def read_vectors(file: Path, wanted: set[str], max_words: int) -> tuple[dict[str, int], npt.NDArray[np.float32]]:
+def read_vectors(file: Path, wanted: set[str], max_words: int) -> tuple[dict[str, int], Floats32]:
     """Read word vectors, words lower-cased, the first of equal words kept.
 
     Args:
@@ -190,10 +190,10 @@ def read_vectors(file: Path, wanted: set[str], max_words: int) -> tuple[dict[str
     return rows, np.asarray(vectors, dtype=np.float32)
 
 
-def _read_text(file: Path) -> tuple[list[str], npt.NDArray[np.float32]]:
+def _read_text(file: Path) -> tuple[list[str], Floats32]:
     """Read a word and its numbers a line; a first line of only two parts counts words and numbers."""
     words: list[str] = []
-    rows: list[npt.NDArray[np.float32]] = []
+    rows: list[Floats32] = []
     promised = None
     with file.open(encoding="utf-8", newline="\n") as lines:
         for line in lines:

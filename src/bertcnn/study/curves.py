@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bertcnn.arrays import Floats
 from bertcnn.inference.metrics import BINS
 
 
 def reliability(
-    probabilities: npt.NDArray[np.floating[Any]], truth: npt.NDArray[np.integer[Any]], *, bins: int = BINS
+    probabilities: Floats, truth: npt.NDArray[np.integer[Any]], *, bins: int = BINS
 ) -> list[tuple[float, float, int]]:
     """Return mean confidence, accuracy and number of texts of each bin that has any, by confidence.
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
-import numpy.typing as npt
 
+from bertcnn.arrays import Ints
 from bertcnn.study.behaviour import Tally
 from bertcnn.study.curves import data_needed
-from bertcnn.study.evidence import FULL, Example, Pooled, Result, Study
+from bertcnn.study.evidence import FULL, PooledOutcomes, Result, Study, TestedText
 from bertcnn.study.statistics import Outcomes
 from bertcnn.study.verdict import Answer
 
@@ -57,7 +57,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Disagreement:
     """Texts on which two systems differ, for the first question that has an answer."""
 
     left: str
@@ -103,7 +103,7 @@ def curves(study: Study, data: str, ladder: Sequence[str]) -> tuple[Curve, ...]:
     )
 
 
-def slices(pooled: Mapping[str, Pooled], examples: Mapping[int, Example]) -> Iterable[Slice]:
+def slices(pooled: Mapping[str, PooledOutcomes], examples: Mapping[int, TestedText]) -> Iterable[Slice]:
     """Yield the slices that have test texts, kind by kind, in the order of the texts."""
     members: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     tested = {int(i) for found in pooled.values() for i in np.unique(found.outcomes.example)}
@@ -125,7 +125,7 @@ def _size(value: str) -> tuple[float, str]:
     return (float(number[0]) if number else 0.0, value)
 
 
-def _right(found: Pooled, ids: npt.NDArray[np.int64]) -> float | None:
+def _right(found: PooledOutcomes, ids: Ints) -> float | None:
     rows = np.isin(found.outcomes.example, ids)
     return float((found.outcomes.truth == found.outcomes.answers)[rows].mean()) if rows.any() else None
 
@@ -152,7 +152,7 @@ def transfer(runs: Sequence[Result]) -> dict[str, float]:
     return {name: score for name in names if (score := over(runs, fmean, "transfer", name, "accuracy")) is not None}
 
 
-def main_systems(answers: Sequence[Answer], pooled: Mapping[str, Pooled]) -> list[str]:
+def main_systems(answers: Sequence[Answer], pooled: Mapping[str, PooledOutcomes]) -> list[str]:
     """Return the systems that stand for a side, the first questions first; else the last of the ladder."""
     standing = dict.fromkeys(name for one in answers for name in (one.left, one.right))
     chosen = set([*standing, *reversed(list(pooled))][:MAIN]) if len(standing) < MAIN else set([*standing][:MAIN])
@@ -161,10 +161,10 @@ def main_systems(answers: Sequence[Answer], pooled: Mapping[str, Pooled]) -> lis
 
 def contrast(
     answers: Sequence[Answer],
-    pooled: Mapping[str, Pooled],
-    examples: Mapping[int, Example],
+    pooled: Mapping[str, PooledOutcomes],
+    examples: Mapping[int, TestedText],
     labels: Sequence[str],
-) -> Contrast | None:
+) -> Disagreement | None:
     """Return texts that one side of the first question has right in the most seeds and the other in the fewest."""
     if not answers:
         return None
@@ -184,7 +184,7 @@ def contrast(
             for i in ids[:EXAMPLES]
         )
 
-    found = Contrast(left, right, shown(1), shown(-1))
+    found = Disagreement(left, right, shown(1), shown(-1))
     return found if found.only_left or found.only_right else None
 
 

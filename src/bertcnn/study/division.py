@@ -31,7 +31,7 @@ DEV_FRACTION = 0.1
 
 
 @dataclass(frozen=True)
-class Table:
+class TaskData:
     """All rows of a data set.
 
     Attributes:
@@ -55,7 +55,7 @@ class Sealed:
 
     Args:
         examples: The test split.
-        ids: Of these examples, in :class:`Table`.
+        ids: Of these examples, in :class:`TaskData`.
     """
 
     def __init__(self, examples: Examples, ids: Sequence[int]) -> None:
@@ -114,7 +114,7 @@ class Division:
     leaks: dict[str, int]
 
 
-def read_table(task: Task) -> Table:
+def read_task(task: Task) -> TaskData:
     """Read a data set.
 
     Raises:
@@ -136,7 +136,7 @@ def read_table(task: Task) -> Table:
     tested = "test" if "test" in parts else "train"
     if task.tag:
         check_column(parts[tested][0], task.tag, "--tag", task.source, delimiter=task.delimiter)
-    return Table(task, examples["train"], examples.get("dev"), examples.get("test"), examples[tested], parts[tested])
+    return TaskData(task, examples["train"], examples.get("dev"), examples.get("test"), examples[tested], parts[tested])
 
 
 def read_transfer(transfer: Source) -> Examples:
@@ -146,7 +146,7 @@ def read_transfer(transfer: Source) -> Examples:
     return _examples(rows, transfer.name, transfer)
 
 
-def divide(table: Table, run: Run) -> Division:
+def divide(table: TaskData, run: Run) -> Division:
     """Divide a data set for a run: stratified, by text and not by row.
 
     Raises:
@@ -195,7 +195,7 @@ def nested_rows(examples: Examples, fraction: float, *, seed: int) -> list[int]:
     return sorted(kept)
 
 
-def _test_rows(table: Table, run: Run) -> list[int]:
+def _test_rows(table: TaskData, run: Run) -> list[int]:
     task, examples = table.task, table.train
     if run.fold is None:
         return sorted(stratified_rows(examples, task.test_fraction, seed=run.seed))

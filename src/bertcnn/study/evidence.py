@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bertcnn.arrays import Floats32
 from bertcnn.errors import SettingsError, StudyError
 from bertcnn.study.plan import Plan, read_plan
 from bertcnn.study.statistics import Outcomes
@@ -66,7 +66,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Example:
+class TestedText:
     """A text that can be tested, its label, and the slice it falls in by each kind of slice."""
 
     text: str
@@ -75,11 +75,11 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Pooled:
+class PooledOutcomes:
     """The answers of one system on one data set over seeds and folds; probabilities float32 ``(N, K)``."""
 
     outcomes: Outcomes
-    probabilities: npt.NDArray[np.float32]
+    probabilities: Floats32
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Study:
     runs: tuple[Result, ...]
     broken: int
     notes: list[str] = field(default_factory=list)
-    _pooled: dict[tuple[str, str, float], Pooled | None] = field(default_factory=dict, repr=False)
+    _pooled: dict[tuple[str, str, float], PooledOutcomes | None] = field(default_factory=dict, repr=False)
     _files: dict[Key, Path] = field(default_factory=dict, repr=False)
 
     @property
@@ -128,7 +128,7 @@ class Study:
             if run.data == data and system in (None, run.system) and fraction in (None, run.fraction)
         ]
 
-    def pooled(self, data: str, system: str, *, fraction: float = FULL) -> Pooled | None:
+    def pooled(self, data: str, system: str, *, fraction: float = FULL) -> PooledOutcomes | None:
         """Return the answers of all done runs together, None where there are none."""
         key = (data, system, fraction)
         if key not in self._pooled:
@@ -137,17 +137,17 @@ class Study:
             self._pooled[key] = _join(parts)
         return self._pooled[key]
 
-    def examples(self, data: str) -> dict[int, Example]:
+    def examples(self, data: str) -> dict[int, TestedText]:
         """Return the texts of a data set by their id."""
-        found: dict[int, Example] = {}
+        found: dict[int, TestedText] = {}
         for line in _lines(self.folder / "texts" / f"{data}.jsonl"):
             if isinstance(line, dict) and isinstance(line.get("example"), int):
                 slices = line.get("slices") if isinstance(line.get("slices"), dict) else {}
                 known = {str(kind): str(value) for kind, value in (slices or {}).items() if value is not None}
-                found[line["example"]] = Example(str(line.get("text", "")), str(line.get("label", "")), known)
+                found[line["example"]] = TestedText(str(line.get("text", "")), str(line.get("label", "")), known)
         return found
 
-    def _outcomes(self, run: Result) -> Pooled | None:
+    def _outcomes(self, run: Result) -> PooledOutcomes | None:
         path = self._files.get(run.key)
         if path is None:
             self.notes.append(f"{run.data}, {run.system}, seed {run.seed}: no file of outcomes.")
@@ -162,7 +162,7 @@ class Study:
         if not len(example) == len(truth) == len(answers) == len(probabilities) or probabilities.ndim != 2:
             self.notes.append(f"{path.name} has arrays of different lengths; its run is left out.")
             return None
-        return Pooled(Outcomes(example, np.full_like(example, run.seed), truth, answers), probabilities)
+        return PooledOutcomes(Outcomes(example, np.full_like(example, run.seed), truth, answers), probabilities)
 
 
 def read_runs(folder: Path) -> list[Result]:
@@ -235,11 +235,11 @@ def _outcome_files(folder: Path) -> dict[Key, Path]:
     return found
 
 
-def _join(parts: list[Pooled]) -> Pooled | None:
+def _join(parts: list[PooledOutcomes]) -> PooledOutcomes | None:
     if not parts or len({part.probabilities.shape[1] for part in parts}) > 1:
         return None
     columns = (np.concatenate([getattr(p.outcomes, name) for p in parts]) for name in _COLUMNS)
-    return Pooled(Outcomes(*columns), np.concatenate([part.probabilities for part in parts]))
+    return PooledOutcomes(Outcomes(*columns), np.concatenate([part.probabilities for part in parts]))
 
 
 _COLUMNS = ("example", "seed", "truth", "answers")

@@ -15,8 +15,8 @@ from bertcnn.study.behaviour import Tally
 from bertcnn.study.cost import Cost
 from bertcnn.study.curves import frontier, reliability, time_to
 from bertcnn.study.details import (
-    Contrast,
     Curve,
+    Disagreement,
     Slice,
     behaviour,
     contrast,
@@ -27,7 +27,7 @@ from bertcnn.study.details import (
     slices,
     transfer,
 )
-from bertcnn.study.evidence import Example, Result, Study
+from bertcnn.study.evidence import Result, Study, TestedText
 from bertcnn.study.making import (
     Chosen,
     chosen_settings,
@@ -109,7 +109,7 @@ class DataSet:
     behaviour: dict[str, dict[str, Tally]]
     transfer: dict[str, dict[str, float]]
     reliability: dict[str, tuple[tuple[float, float, int], ...]]
-    contrast: Contrast | None
+    contrast: Disagreement | None
 
     @property
     def sizes(self) -> str:
@@ -211,7 +211,9 @@ def _ladder(study: Study) -> tuple[str, ...]:
     return tuple(sorted({*planned, *(run.system for run in study.runs)}, key=ladder_place))
 
 
-def _verdict(study: Study, names: Iterable[str], examples: Mapping[str, Mapping[int, Example]]) -> tuple[Answer, ...]:
+def _verdict(
+    study: Study, names: Iterable[str], examples: Mapping[str, Mapping[int, TestedText]]
+) -> tuple[Answer, ...]:
     found = []
     for question in QUESTIONS:
         for data in names:
@@ -244,7 +246,7 @@ def _outcomes(study: Study, data: str, name: str) -> Outcomes:
 
 
 def _data_set(
-    study: Study, name: str, ladder: Sequence[str], examples: Mapping[int, Example], verdict: Sequence[Answer]
+    study: Study, name: str, ladder: Sequence[str], examples: Mapping[int, TestedText], verdict: Sequence[Answer]
 ) -> DataSet:
     runs = study.of(name)
     pooled = {one: found for one in ladder if (found := study.pooled(name, one)) is not None}

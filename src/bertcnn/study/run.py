@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bertcnn.arrays import Floats64, Ints
 from bertcnn.errors import BertCNNError, DataError, StudyError
 from bertcnn.inference.metrics import SCORES, decide
 from bertcnn.settings import Settings, all_settings, batch_for, change
 from bertcnn.study.behaviour import applies_to, failures, load_cases
 from bertcnn.study.cost import measure
-from bertcnn.study.division import Division, divide, read_table, read_transfer
+from bertcnn.study.division import Division, divide, read_task, read_transfer
 from bertcnn.study.evidence import SCHEMA
 from bertcnn.study.perturb import ENGLISH_ONLY, PERTURBATIONS, perturbed
 from bertcnn.study.plan import Plan, Run, find_source
@@ -74,7 +74,7 @@ class _Fitted:
 
 
 def _work(plan: Plan, run: Run, folder: Path) -> Record:
-    table = read_table(plan.task(run.data))
+    table = read_task(plan.task(run.data))
     division = divide(table, run)
     fitted = _tune(plan, run, division)
     division.test.allow()
@@ -179,12 +179,12 @@ def _tune(plan: Plan, run: Run, division: Division) -> _Fitted:
     return replace(best, trials=len(tried))
 
 
-def _scores(truth: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]) -> dict[str, float]:
+def _scores(truth: Ints, probabilities: Floats64) -> dict[str, float]:
     answers = decide(probabilities, many=False)
     return {name: score(truth, answers, probabilities) for name, score in SCORES.items()}
 
 
-def _truth(examples: Examples, labels: Sequence[str]) -> npt.NDArray[np.int64]:
+def _truth(examples: Examples, labels: Sequence[str]) -> Ints:
     place = {label: i for i, label in enumerate(labels)}
     unknown = next((label for label in examples.labels if label not in place), None)
     if unknown is not None:
@@ -192,9 +192,7 @@ def _truth(examples: Examples, labels: Sequence[str]) -> npt.NDArray[np.int64]:
     return np.array([place[str(label)] for label in examples.labels], dtype=np.int64)
 
 
-def _with_unseen(
-    known: list[str], probabilities: npt.NDArray[np.float64], test: Examples
-) -> tuple[list[str], npt.NDArray[np.float64]]:
+def _with_unseen(known: list[str], probabilities: Floats64, test: Examples) -> tuple[list[str], Floats64]:
     """Give labels that only the test split has a column of zeros: no system can be right there."""
     labels = sorted({*known, *map(str, test.labels)})
     full = np.zeros((len(probabilities), len(labels)))

@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bertcnn.errors import DataError, SettingsError, StudyError
-from bertcnn.study.division import Table, divide, read_table, read_transfer
+from bertcnn.study.division import TaskData, divide, read_task, read_transfer
 from bertcnn.study.evidence import SCHEMA, read_runs
 from bertcnn.study.plan import Plan, Run, Task, read_plan, with_dropped, write_plan
 from bertcnn.study.run import CANDIDATE, Record, check_system, made_by, settings_of, work
@@ -76,7 +76,9 @@ def run_study(plan: Plan, folder: Path, *, console: Console, isolated: bool = Tr
         return _run_missing(plan, folder, tables, console, isolated)
 
 
-def _run_missing(plan: Plan, folder: Path, tables: dict[str, Table], console: Console, isolated: bool) -> list[Record]:
+def _run_missing(
+    plan: Plan, folder: Path, tables: dict[str, TaskData], console: Console, isolated: bool
+) -> list[Record]:
     for name in WINNERS:
         if (folder / f"{name}.old").exists() and not (folder / name).exists():
             (folder / f"{name}.old").rename(folder / name)  # killed while one took the other's place
@@ -106,14 +108,14 @@ def read_results(folder: Path) -> list[Record]:
     return [run.line for run in read_runs(folder)]
 
 
-def _table(task: Task) -> Table:
+def _table(task: Task) -> TaskData:
     """Read a data set; say which it is where it cannot be used.
 
     Raises:
         DataError: It cannot be read, has one label alone, or fewer texts than folds.
     """
     try:
-        table = read_table(task)
+        table = read_task(task)
     except DataError as error:
         raise DataError(f"Data set {task.name!r}: {error}") from error
     labels = {str(label) for label in table.train.labels}
@@ -132,7 +134,7 @@ def _table(task: Task) -> Table:
     return table
 
 
-def _check_labels(examples: Examples, table: Table) -> None:
+def _check_labels(examples: Examples, table: TaskData) -> None:
     unknown = {str(label) for label in examples.labels} - {str(label) for label in table.train.labels}
     if unknown:
         raise DataError(
@@ -165,7 +167,7 @@ def _append(file: Path, record: Record) -> None:
         os.fsync(stream.fileno())
 
 
-def _write_texts(file: Path, table: Table) -> None:
+def _write_texts(file: Path, table: TaskData) -> None:
     lines = [
         json.dumps({"example": i, "text": text, "label": str(label), "slices": kinds})
         for i, (text, label, kinds) in enumerate(
@@ -176,7 +178,7 @@ def _write_texts(file: Path, table: Table) -> None:
 
 
 @contextmanager
-def _claimed(plan: Plan, folder: Path, tables: dict[str, Table]) -> Iterator[None]:
+def _claimed(plan: Plan, folder: Path, tables: dict[str, TaskData]) -> Iterator[None]:
     """Make the folder, or check that the study in it is a part of this one; keep others out meanwhile."""
     note = folder / "plan.toml"
     if not note.is_file() and folder.exists() and any(folder.iterdir()):
@@ -194,7 +196,7 @@ def _claimed(plan: Plan, folder: Path, tables: dict[str, Table]) -> Iterator[Non
         yield
 
 
-def _check_same(plan: Plan, before: Plan, folder: Path, tables: dict[str, Table]) -> None:
+def _check_same(plan: Plan, before: Plan, folder: Path, tables: dict[str, TaskData]) -> None:
     same = ("model", "training", "tune", "vectors")
     changed = [name for name in same if getattr(before, name) != getattr(plan, name)]
     changed += [f"settings of {name}" for name in sorted(_set_otherwise(plan, before, folder))]
@@ -234,7 +236,7 @@ def _fingerprint_file(folder: Path, data: str) -> Path:
     return folder / "texts" / f"{data}.sha256"
 
 
-def _content(table: Table) -> str:
+def _content(table: TaskData) -> str:
     return fingerprint_of((table.train, table.dev, table.test)) + "\n"
 
 

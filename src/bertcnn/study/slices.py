@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from bertcnn.study.division import Table
+from bertcnn.study.division import TaskData
 
 NEGATIONS = re.compile(
     r"\b(?:not|no|never|none|nobody|nothing|neither|nor|nowhere|without|hardly|barely|scarcely|cannot|isnt|dont|doesnt|"
@@ -20,7 +20,7 @@ LENGTHS = ((10, "up to 10 words"), (25, "11 to 25 words"), (60, "26 to 60 words"
 LONGEST = "over 200 words"
 
 
-def slices_of(table: Table) -> list[dict[str, str]]:
+def slices_of(table: TaskData) -> list[dict[str, str]]:
     """Return for each example that can be tested the slices it belongs to.
 
     ``length`` in words; ``negation`` (English texts): whether one is in it; ``rare words``: whether a word of it

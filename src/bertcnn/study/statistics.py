@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 from scipy.optimize import brentq
 from scipy.special import stdtrit
 from scipy.stats import binom, binomtest
 
+from bertcnn.arrays import Floats64, Ints
 from bertcnn.errors import StudyError
 from bertcnn.inference.metrics import RESAMPLES, Estimate
 
-Ids = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 Parts = list[tuple[float, float]]  # variances of a mean, each with its degrees of freedom
 
 MCNEMAR = "McNemar, exact"
@@ -46,10 +44,10 @@ class Outcomes:
         StudyError: There are no rows, the lengths differ, or a run answers an example twice.
     """
 
-    example: Ids
-    seed: Ids
-    truth: Ids
-    answers: Ids
+    example: Ints
+    seed: Ints
+    truth: Ints
+    answers: Ints
 
     def __post_init__(self) -> None:
         shapes = [np.shape(part) for part in (self.example, self.seed, self.truth, self.answers)]
@@ -103,7 +101,7 @@ def accuracy(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -
     counts = _matrix([(example, run, right), (example, runs + run, np.ones(len(run)))], (examples, 2 * runs))
     imagined = [[1.0] * (2 * runs), [0.0] * runs + [1.0] * runs]
 
-    def score(sums: Floats) -> Floats:
+    def score(sums: Floats64) -> Floats64:
         hits, asked = sums[:runs], sums[runs:]
         return np.where(asked > 0, hits / np.maximum(asked, 1), np.nan)
 
@@ -141,11 +139,11 @@ def macro_f1(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -
     imagined = np.stack([np.concatenate([shares, 2 * shares]), np.concatenate([0 * shares, 2 * shares])])
     apart = sparse.block_diag([counts, imagined], format="csr")  # so that it is known which labels a resample has
 
-    def score(sums: Floats) -> Floats:
+    def score(sums: Floats64) -> Floats64:
         hits, uses, *more = sums.reshape(len(sums) // cells, runs, labels, -1)
         more_hits, more_uses = more or (0.0, 0.0)
         f1 = np.where(uses > 0, 2 * (hits + more_hits) / np.maximum(uses + more_uses, 1), whole[:, :, None])
-        mean: Floats = np.where(met[:, :, None], f1, 0).sum(axis=1) / met.sum(axis=1)[:, None]
+        mean: Floats64 = np.where(met[:, :, None], f1, 0).sum(axis=1) / met.sum(axis=1)[:, None]
         return mean
 
     return _interval(score, counts, apart, resamples=resamples, seed=seed)
@@ -217,20 +215,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _places(outcomes: Outcomes) -> tuple[Ids, Ids, int, int]:
+def _places(outcomes: Outcomes) -> tuple[Ints, Ints, int, int]:
     """Return each row's example and run as positions from 0, and how many of each there are."""
     examples, example = np.unique(outcomes.example, return_inverse=True)
     runs, run = np.unique(outcomes.seed, return_inverse=True)
     return example, run, len(examples), len(runs)
 
 
-def _matrix(parts: list[tuple[Ids, Ids, Floats]], shape: tuple[int, int]) -> Any:
+def _matrix(parts: list[tuple[Ints, Ints, Floats64]], shape: tuple[int, int]) -> Any:
     """Return the sparse matrix whose columns summed over examples are the counts of a score."""
     rows, columns, values = (np.concatenate(part) for part in zip(*parts, strict=True))
     return sparse.csr_matrix((values, (rows, columns)), shape=shape)
 
 
-def _interval(score: Callable[[Floats], Floats], counts: Any, drawn: Any, *, resamples: int, seed: int) -> Estimate:
+def _interval(score: Callable[[Floats64], Floats64], counts: Any, drawn: Any, *, resamples: int, seed: int) -> Estimate:
     """Return the mean score of the runs with its 95 % interval over examples and runs.
 
     An example has the same weight in all runs, for it is the same text. Resampling two or three runs
@@ -257,7 +255,7 @@ def _interval(score: Callable[[Floats], Floats], counts: Any, drawn: Any, *, res
         return Estimate(value, value, value)
     examples, columns = drawn.shape[0], drawn.T.tocsr()
     size = max(CELLS // examples, 1)
-    draws: list[Floats] = []
+    draws: list[Floats64] = []
     for start in range(0, resamples, size):
         weights = np.empty((min(size, resamples - start), examples))
         for row in weights:
@@ -273,7 +271,7 @@ def _interval(score: Callable[[Floats], Floats], counts: Any, drawn: Any, *, res
     return Estimate(value, min(float(low), value), max(float(high), value))
 
 
-def _pair(a: Outcomes, b: Outcomes) -> tuple[Ids, Ids, Floats, Floats]:
+def _pair(a: Outcomes, b: Outcomes) -> tuple[Ints, Ints, Floats64, Floats64]:
     """Return example and run of each shared pair, as positions from 0, and whether a and b were right (0 or 1)."""
     ids = np.unique(np.concatenate([a.example, b.example]), return_inverse=True)[1]
     runs = np.unique(np.concatenate([a.seed, b.seed]), return_inverse=True)[1]
@@ -320,7 +318,7 @@ def _smallest(texts: int, disagreements: int) -> float:
     return counts[found] / texts if found < texts else np.inf
 
 
-def _error(right_a: Floats, right_b: Floats, *, example: Ids, run: Ids) -> Parts:
+def _error(right_a: Floats64, right_b: Floats64, *, example: Ints, run: Ints) -> Parts:
     """Return the parts of the variance of the mean difference, each with its degrees of freedom."""
     difference = right_a - right_b
     per_run, per_example = np.bincount(run), np.bincount(example)
@@ -340,7 +338,7 @@ def _error(right_a: Floats, right_b: Floats, *, example: Ids, run: Ids) -> Parts
     return parts
 
 
-def _components(values: Floats, *, example: Ids, run: Ids) -> tuple[float, float, float]:
+def _components(values: Floats64, *, example: Ints, run: Ints) -> tuple[float, float, float]:
     """Return the variances between runs, between examples, and of the rest, in a crossed table.
 
     Each sum of squares is set equal to what it should be, which also holds where cells are

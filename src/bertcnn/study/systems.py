@@ -19,6 +19,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from bertcnn.arrays import Floats32, Floats64
 from bertcnn.errors import StudyError, nearest
 from bertcnn.settings import Settings, change
 from bertcnn.text.dataset import Examples
@@ -31,7 +32,7 @@ class Classifier(Protocol):
 
     classes_: npt.NDArray[Any]
 
-    def predict_proba(self, X: Sequence[str]) -> npt.NDArray[np.float64]:  # noqa: N803  # scikit-learn's name
+    def predict_proba(self, X: Sequence[str]) -> Floats64:  # noqa: N803  # scikit-learn's name
         """Return probabilities ``(N, K)``, columns in the order of ``classes_``."""
 
 
@@ -290,7 +291,7 @@ class MeanStates(TransformerMixin, BaseEstimator):
         )
         return self
 
-    def fit_transform(self, X: Sequence[str], y: Any = None, **_: Any) -> npt.NDArray[np.float32]:  # noqa: N803
+    def fit_transform(self, X: Sequence[str], y: Any = None, **_: Any) -> Floats32:  # noqa: N803
         """Encode the texts to learn from, or find their states in the cache."""
         from bertcnn.network.states import cache_folder, cached_states, mean_of
 
@@ -304,7 +305,7 @@ class MeanStates(TransformerMixin, BaseEstimator):
         self.cached_seconds_ = share * states.seconds - (perf_counter() - started)
         return np.stack([mean_of(states[place[text]]) for text in X])
 
-    def transform(self, X: Sequence[str]) -> npt.NDArray[np.float32]:  # noqa: N803  # scikit-learn's name
+    def transform(self, X: Sequence[str]) -> Floats32:  # noqa: N803  # scikit-learn's name
         """Encode texts; not from the cache, so that what it costs can be measured."""
         from bertcnn.network.states import mean_of, stream_states
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bertcnn.inference.metrics import Estimate
-from bertcnn.study.details import Contrast, Curve
+from bertcnn.study.details import Curve, Disagreement
 from bertcnn.study.findings import DataSet, Report, Row
 from bertcnn.study.verdict import p_text
 
@@ -155,7 +155,7 @@ def transfer(data: DataSet) -> Table | None:
     return _heat("Tested on", None, list(data.transfer), rows) if rows else None
 
 
-def contrasts(found: Contrast) -> list[tuple[str, Table]]:
+def contrasts(found: Disagreement) -> list[tuple[str, Table]]:
     """Return texts that one of two systems gets right and the other wrong, each way."""
     both = (
         (f"Right: {found.left}. Wrong: {found.right}.", found.only_left),

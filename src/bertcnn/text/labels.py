@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bertcnn.arrays import Floats32, Ints
 from bertcnn.errors import DataError, nearest
 
 Label = str | tuple[str, ...]
@@ -88,9 +88,7 @@ class Labels:
         ids = self._ids
         return [self.names[ids[label]] if label in ids else label for label in labels]
 
-    def encode(
-        self, labels: Sequence[Label], *, where: str = "the data"
-    ) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+    def encode(self, labels: Sequence[Label], *, where: str = "the data") -> Ints | Floats32:
         """Return class ids, int64 ``(N,)``, or for many labels a text rows, float32 ``(N, K)``.
 
         Raises:

@@ -20,14 +20,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from bertcnn.arrays import Bools, Ints
 from bertcnn.errors import ModelError
 from bertcnn.text.cells import is_missing, without_surrogates
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 SEGMENT_WINDOWS = 16
 """Windows of one segment: at 512 pieces each, some 40 MB of states for a width of 384."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
-from bertcnn.inference.metrics import Floats, Truth
+from bertcnn.arrays import Floats, Floats64
+from bertcnn.inference.metrics import Truth
 from bertcnn.text.write_table import write_whole
 
 POINT = 0.01
@@ -178,7 +178,7 @@ def choose(
     return min((one for one in trials if _goodness(one, metric) >= enough), key=lambda one: one.depth)
 
 
-def right_answers(means: Floats, truth: Truth) -> npt.NDArray[np.float64]:
+def right_answers(means: Floats, truth: Truth) -> Floats64:
     """Return how far a ridge regression on the other texts gets each text right: 0 or 1, or a share of its labels.
 
     It has a closed form, so that thousands of texts take a second; and what it says of two depths agrees with what
@@ -204,7 +204,7 @@ def right_answers(means: Floats, truth: Truth) -> npt.NDArray[np.float64]:
     return np.asarray(right, dtype=np.float64)
 
 
-def gain_of(half: npt.NDArray[np.float64], every: npt.NDArray[np.float64]) -> Gain:
+def gain_of(half: Floats64, every: Floats64) -> Gain:
     """Return what all layers add to half of them, by :func:`right_answers` of both."""
     more = every - half
     return Gain(len(more), float(more.mean()) / POINT, float(more.std() / math.sqrt(len(more))) / POINT)

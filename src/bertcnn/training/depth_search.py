@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from torch import Tensor
 
+from bertcnn.arrays import Floats32, Floats64, Ints
 from bertcnn.errors import SettingsError
 from bertcnn.inference.metrics import Truth
 from bertcnn.network.config import BertCNNConfig
@@ -96,7 +96,7 @@ class DepthSearch:
         tokenizer: PieceTokenizer,
         *,
         pieces: Pieces,
-        learned: tuple[npt.NDArray[np.int64], Truth],
+        learned: tuple[Ints, Truth],
         dev_texts: int,
         text: str,
         console: Console,
@@ -104,7 +104,7 @@ class DepthSearch:
         self.trainer, self.settings, self.tokenizer = trainer, settings, tokenizer
         self.pieces, self.text, self.console = pieces, text, console
         self.learned, self.dev_texts = learned, dev_texts
-        self._right: list[npt.NDArray[np.float64]] = []  # of half, and of all
+        self._right: list[Floats64] = []  # of half, and of all
         self.warnings: dict[Trial, list[str]] = {}
         self._layers = self._lowest = 0
         self._is_side_by_side = False
@@ -265,7 +265,7 @@ class DepthSearch:
         return [states.cpu() for _, states in stream_states(model, some, pad_id=self.tokenizer.pad_id, reach=0)]
 
 
-def _means(states: States, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+def _means(states: States, rows: Ints) -> Floats32:
     """Return the mean of each text's states, ``(N, S)``."""
     return np.stack([mean_of(states[row]) for row in rows])
 
@@ -282,7 +282,7 @@ def _can_read(states: str, depth: int) -> bool:
     return not wanted.isdigit() or int(wanted) <= depth + 1
 
 
-def median_text(texts: Sequence[str], lengths: npt.NDArray[np.int64]) -> str:
+def median_text(texts: Sequence[str], lengths: Ints) -> str:
     """Return the text of median length; ``lengths`` in pieces, int64 ``(N,)``."""
     return texts[int(np.argsort(lengths, kind="stable")[len(lengths) // 2])]
 

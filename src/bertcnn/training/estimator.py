@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
+from bertcnn.arrays import Floats64
 from bertcnn.errors import DataError, nearest
 from bertcnn.inference.metrics import decide
 from bertcnn.settings import DataSettings, ModelSettings, Settings, TrainingSettings, change
@@ -123,7 +124,7 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
         console = Console() if self.verbose else None
         self.trained_ = train(splits, settings, also_encode=also_encode, console=console)
 
-    def decision_function(self, X: Sequence[str]) -> npt.NDArray[np.float64]:  # noqa: N803
+    def decision_function(self, X: Sequence[str]) -> Floats64:  # noqa: N803
         """Return logits ``(N, K)``; for two classes, as scikit-learn wants it, their difference ``(N,)``."""
         check_is_fitted(self, "trained_")
         logits = self.trained_.predictor.logits(_texts(X)).astype(np.float64)
@@ -132,7 +133,7 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
             return np.asarray(logits[:, 1] - logits[:, 0])
         return logits
 
-    def predict_proba(self, X: Sequence[str]) -> npt.NDArray[np.float64]:  # noqa: N803
+    def predict_proba(self, X: Sequence[str]) -> Floats64:  # noqa: N803
         """Return probabilities ``(N, K)``, columns in the order of ``classes_``."""
         check_is_fitted(self, "trained_")
         return self._in_order(self.trained_.predictor.probabilities(_texts(X)), missing=0.0)
@@ -185,7 +186,7 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
             raise DataError(f"Label {unknown!r} of dev is not among those of y: {', '.join(names[:20])}.")
         return [names[place[label]] for label in given]
 
-    def _in_order(self, table: npt.NDArray[np.float64], *, missing: float) -> npt.NDArray[np.float64]:
+    def _in_order(self, table: Floats64, *, missing: float) -> Floats64:
         """Put columns in the order of ``classes_``, ``missing`` where no training text had a label."""
         full = np.full((len(table), len(self.classes_)), missing)
         full[:, [self._places[name] for name in self.trained_.predictor.label_names]] = table

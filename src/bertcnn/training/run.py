@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 from accelerate import PartialState
 from rich.console import Console
 
+from bertcnn.arrays import Ints
 from bertcnn.inference.metrics import Truth
 from bertcnn.network.model import BertCNN
 from bertcnn.network.states import States, cache_folder, cached_states
@@ -38,7 +38,7 @@ class Pool:
     """
 
     pieces: Pieces
-    rows: dict[str, npt.NDArray[np.int64]]
+    rows: dict[str, Ints]
     cut_texts: int
 
     @classmethod
@@ -61,7 +61,7 @@ class Pool:
         return cls(pieces, rows, cut_texts)
 
 
-class Run:
+class TrainingRun:
     """The stages of one training run, and what they leave behind."""
 
     def __init__(

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalPrediction
 from transformers.utils import is_torch_bf16_gpu_available
 
+from bertcnn.arrays import Ints
 from bertcnn.errors import SettingsError
 from bertcnn.inference.calibration import fit_thresholds, probabilities_of
 from bertcnn.inference.metrics import SCORES, Truth, decide
@@ -43,7 +43,7 @@ Item = dict[str, Any]
 class TextSet(Dataset[Item]):
     """Texts as Trainer wants them: pieces, truth, and their row among the pieces."""
 
-    def __init__(self, pieces: Pieces, rows: npt.NDArray[np.int64], truth: Truth, seed: int) -> None:
+    def __init__(self, pieces: Pieces, rows: Ints, truth: Truth, seed: int) -> None:
         self.pieces, self.rows, self.truth, self.seed = pieces, rows, truth, seed
 
     def __len__(self) -> int:

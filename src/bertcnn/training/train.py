@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate import PartialState
 from rich.console import Console
 from safetensors import SafetensorError
 from transformers import set_seed
 
+from bertcnn.arrays import Floats32
 from bertcnn.errors import DataError, TrainingError
 from bertcnn.inference.calibration import fit_temperature, fit_thresholds, probabilities_of
 from bertcnn.inference.metrics import Evaluation, Truth, chance, decide, evaluate
@@ -35,7 +35,7 @@ from bertcnn.text.write_table import write_whole
 from bertcnn.training.build import build_model
 from bertcnn.training.contrast import contrasts
 from bertcnn.training.depth import DepthCurve
-from bertcnn.training.run import Run
+from bertcnn.training.run import TrainingRun
 from bertcnn.training.stage import (
     check_reports,
     several_on_cpu,
@@ -148,7 +148,7 @@ def train(
         return model, tokenizer
 
     with tempfile.TemporaryDirectory() as scratch:
-        run = Run(settings, build, Path(checkpoints or scratch), resume, console or Console(quiet=True))
+        run = TrainingRun(settings, build, Path(checkpoints or scratch), resume, console or Console(quiet=True))
         if reads_padding(run.model.encoder):
             run.warnings.append(
                 f"The encoder ({run.model.config.encoder.model_type}) reads padding as text, so answers depend on the "
@@ -227,7 +227,7 @@ def _said_if_unlearned(truth: Truth, answers: Truth) -> list[str]:
     return [said]
 
 
-def _calibrate(predictor: Predictor, logits: npt.NDArray[np.float32], truth: Truth) -> float:
+def _calibrate(predictor: Predictor, logits: Floats32, truth: Truth) -> float:
     """Fold a temperature into the last layer, and set thresholds, by the logits of the dev split."""
     temperature = fit_temperature(logits, truth)
     predictor.model.head.divide_logits(temperature)
