@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import bertcnn
 from bertcnn import (
     BertCNN,
     BertCNNClassifier,
@@ -33,6 +34,7 @@ from bertcnn.apps import show
 from bertcnn.network.encoder import load_encoder, load_tokenizer
 from bertcnn.network.folder import WEIGHTS
 from bertcnn.settings import change, read_settings
+from bertcnn.study.plan import find_source
 from bertcnn.text.dataset import Examples, Splits, load_examples, load_splits
 from bertcnn.text.labels import Labels
 from bertcnn.text.read_table import read_rows
@@ -271,6 +273,29 @@ def test_wrong_values_are_all_named() -> None:
         change(Settings(), {"head_learning_rate": float("nan")})
     with pytest.raises(SettingsError, match="a finite number"):
         change(Settings(), {"encoder_learning_rate": float("inf")})
+
+
+def test_wrong_types_and_values_out_of_range_are_named_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        change(Settings(), {"epochs": "x", "dropout": 2, "max_train_pieces": 4, "depth": "some", "budget_ms": 5})
+    said = str(caught.value).splitlines()
+    assert [line.split("'")[1] for line in said] == ["depth", "epochs", "dropout", "max_train_pieces"]
+
+
+def test_a_name_too_long_for_a_path_is_a_name() -> None:
+    name = "no-such-thing-" * 30
+    with pytest.raises(EncoderError, match="Cannot load the encoder"):
+        bertcnn.embed(["good"], encoder=name)
+    with pytest.raises(ModelError, match="No model folder"):
+        BertCNN.from_pretrained(name)
+    with pytest.raises(ModelError, match="No model folder"):
+        Predictor.load(name)
+    assert find_source(name) == name
+
+
+def test_a_device_that_is_none(tiny: str) -> None:
+    with pytest.raises(ModelError, match="cannot run on the device 'gpu'"):
+        bertcnn.embed(["good"], encoder=tiny, device="gpu")
 
 
 @pytest.mark.parametrize("content", [b"[data\n", b"text = ", b"\xff\xfe"])

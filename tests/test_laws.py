@@ -17,10 +17,10 @@ from bertcnn import BertCNN, BertCNNClassifier, Predictor, Settings, train
 from bertcnn.errors import TrainingError
 from bertcnn.network import states as states_module
 from bertcnn.network.encoder import build_encoder
-from bertcnn.network.states import cached_states, stream_states
+from bertcnn.network.states import batch_states, cached_states, stream_states
 from bertcnn.settings import change
 from bertcnn.text.dataset import Splits, load_splits
-from bertcnn.text.tokens import SEGMENT_WINDOWS, Pieces, PieceTokenizer, Windowing
+from bertcnn.text.tokens import SEGMENT_WINDOWS, PieceTokenizer, Windowing, make_batch, segments
 
 TOLERANCE = 2e-5
 reusing = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -246,7 +246,7 @@ def test_11_windowing_changes_nothing_where_a_text_fits(model: BertCNN, tokenize
     pieces = tokenizer([text])
     plain = logits_of_rows(model, tokenizer, text, 0) if pieces.lengths[0] <= 16 else None
     if plain is not None:
-        ((batch, states),) = stream_states(model, pieces, pad_id=0, reach=2)
+        ((batch, states),) = stream_states(model, pieces, pad_id=0)
         with torch.inference_mode():
             logits = model.head(states, torch.from_numpy(batch.source_mask)).logits
         torch.testing.assert_close(logits, plain, atol=TOLERANCE, rtol=0)
@@ -263,18 +263,15 @@ def test_a_window_that_ends_a_long_text_keeps_its_place_beside_a_text_of_one_win
     assert windowing.starts(int(pieces.lengths[0])).size == SEGMENT_WINDOWS + 1
     assert int(pieces.lengths[1]) == windowing.length
 
-    def states_of(text: int, reach: int | None, pieces: Pieces) -> np.ndarray:
-        found = np.full((int(pieces.lengths[text]), 32), np.nan)
-        for batch, states in stream_states(model, pieces, pad_id=0, reach=reach):
-            for row, (own, start) in enumerate(zip(batch.texts, batch.starts, strict=True)):
-                if own == text:
-                    count = int(batch.source_mask[row].sum())
-                    found[start : start + count] = states[row, :count].numpy()
-        return found
-
-    for text in (0, 1):
-        alone = Pieces(pieces[text], np.array([0, len(pieces[text])]))
-        np.testing.assert_allclose(states_of(text, 0, pieces), states_of(0, None, alone), atol=TOLERANCE)
+    found = [np.full((n, 32), np.nan) for n in pieces.lengths]
+    for batch, states in stream_states(model, pieces, pad_id=0):
+        for row, (text, start) in enumerate(zip(batch.texts, batch.starts, strict=True)):
+            count = int(batch.source_mask[row].sum())
+            found[text][start : start + count] = states[row, :count].numpy()
+    for text, together in enumerate(found):
+        whole = make_batch(pieces, list(segments(text, int(pieces.lengths[text]), windowing, reach=0)), pad_id=0)
+        with torch.inference_mode():
+            np.testing.assert_allclose(together, batch_states(model, whole, 1024)[0], atol=TOLERANCE)
 
 
 def test_who_may_read_follows_the_umask(tiny: str, tokenizer: PieceTokenizer, tmp_path: Path) -> None:
@@ -285,6 +282,15 @@ def test_who_may_read_follows_the_umask(tiny: str, tokenizer: PieceTokenizer, tm
         os.umask(before)
     (entry,) = tmp_path.iterdir()
     assert entry.stat().st_mode & 0o777 == 0o700
+
+
+def test_states_of_any_precision_are_kept_as_finite_numbers(
+    tiny: str, tokenizer: PieceTokenizer, tmp_path: Path
+) -> None:
+    model = BertCNN.from_encoder(tiny, depth=1).bfloat16()
+    torch.nn.init.constant_(model.encoder.encoder.layer[0].output.LayerNorm.bias, 1e6)
+    kept = cached_states(model, tokenizer, tokenizer(["a good film"]), tmp_path)
+    assert (np.asarray(kept.values) == np.finfo(np.float16).max).all()
 
 
 def test_segments_change_nothing(model: BertCNN, tokenizer: PieceTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

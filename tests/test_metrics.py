@@ -176,6 +176,24 @@ def test_many_labels_by_hand() -> None:
     assert scores["calibration_error"] == pytest.approx(sum(gaps) / 6)
 
 
+def test_many_labels_of_which_there_is_one() -> None:
+    """scikit-learn takes them for the two values of a single label, and would tell of its absence."""
+    truth = np.array([1, 0, 0, 1, 0, 0, 1, 0])[:, None]
+    answers = np.array([1, 0, 0, 0, 1, 0, 1, 0])[:, None]
+    found = evaluate(truth, 0.1 + 0.8 * answers, ["urgent"], resamples=0)
+    assert found.labels == {"urgent": {"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "support": 3}}
+    assert found.headlines["macro_f1"].value == 2 / 3
+
+
+def test_the_imagined_mistake_is_made_on_any_label() -> None:
+    truth = np.zeros((40, 3), dtype=np.int64)
+    turned = np.zeros(3)
+    for seed in range(300):
+        _, given = metrics._draw(truth, truth, 3, np.random.default_rng(seed))
+        turned += given.sum(axis=0)
+    np.testing.assert_allclose(turned / turned.sum(), 1 / 3, atol=0.08)
+
+
 def test_with_many_labels_an_absent_one_counts_zero_as_in_scikit_learn() -> None:
     truth = np.array([[1, 0], [1, 0]])
     table = np.array([[0.9, 0.1], [0.9, 0.2]])

@@ -971,7 +971,7 @@ def test_embed_reads_windows_shorter_than_a_filter(tiny: str) -> None:
 
 def test_streamed_states_leave_their_caller_outside_inference_mode(tiny: str) -> None:
     tokenizer = load_tokenizer(tiny)
-    waiting = stream_states(BertCNN.from_encoder(tiny), tokenizer(TEXTS), pad_id=tokenizer.pad_id, reach=0)
+    waiting = stream_states(BertCNN.from_encoder(tiny), tokenizer(TEXTS), pad_id=tokenizer.pad_id)
     _, states = next(waiting)
     assert not states.requires_grad
     assert not torch.is_inference_mode_enabled()

@@ -18,6 +18,7 @@ import pytest
 import torch
 from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import EvalPrediction
 from typer.testing import CliRunner
 
 from bertcnn import DataError, Predictor, Settings, SettingsError, TrainingError, save, train
@@ -30,7 +31,7 @@ from bertcnn.text.labels import Labels
 from bertcnn.training import stage
 from bertcnn.training import train as training
 from bertcnn.training.build import _class_weights, build_model
-from bertcnn.training.callbacks import Interruption, Watchdog
+from bertcnn.training.callbacks import Interruption, ProgressBar, Watchdog
 from bertcnn.training.output import alone_in
 from bertcnn.training.stage import make_optimizer
 from tests.conftest import BAD, GOOD, OTHER, make_texts, warm_command
@@ -123,6 +124,36 @@ def test_long_texts_are_read_whole(quick: Settings) -> None:
     cut = train(splits, change(quick, {"method": "frozen", "max_train_pieces": 40}))
     assert cut.cut_texts == 160
     assert cut.dev.headlines["accuracy"].value < 0.8
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_scores_that_are_no_numbers_stop_the_training(many: bool) -> None:
+    logits = np.array([[0.0, 1.0], [np.nan, 0.0]])
+    truth = np.array([[0, 1], [1, 0]]) if many else np.array([1, 0])
+    with pytest.raises(TrainingError, match=r"is nan. Usual causes: a learning rate too high"):
+        stage.score_epoch(EvalPrediction(logits, truth))
+
+
+def test_an_epoch_without_a_step_that_was_logged_has_no_loss_to_tell() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    bar = ProgressBar(console, "head", "accuracy")
+    state = TrainerState(epoch=1.0)
+    bar.on_evaluate(TrainingArguments(), state, TrainerControl(), metrics={"eval_accuracy": 0.5})
+    assert console.file.getvalue() == "  head epoch 1: loss ..., dev accuracy 0.500\n"
+
+
+def test_accumulated_batches_are_logged_as_often(splits: Splits, quick: Settings) -> None:
+    settings = change(quick, {"method": "frozen", "batch_size": 2, "gradient_accumulation": 4, "head_epochs": 1})
+    logged = [one for one in train(splits, settings).history if "loss" in one]
+    assert len(logged) == 10  # 160 texts are 20 steps
+
+
+def test_several_processes_need_a_folder_of_them_all(
+    splits: Splits, quick: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SettingsError, match="give them a folder"):
+        train(splits, quick)
 
 
 def test_the_best_epoch_is_kept(splits: Splits, quick: Settings) -> None:

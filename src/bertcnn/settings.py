@@ -35,6 +35,7 @@ POSITIVE = Range("more than 0", lambda value: value > 0)
 NOT_NEGATIVE = Range("at least 0", lambda value: value >= 0)
 UP_TO_HALF = Range("0 to 0.5", lambda value: 0 <= value <= 0.5)
 BELOW_ONE = Range("0 to below 1", lambda value: 0 <= value < 1)
+PIECES = Range("at least 8", lambda value: value >= 8)  # special pieces have room in it
 
 
 def _setting(default: Any, meaning: str, within: Range | None = None) -> Any:
@@ -91,7 +92,7 @@ class ModelSettings:
     max_length: int = _setting(
         512,
         "Pieces encoded at once, if the encoder can; longer texts are read in overlapping windows.",
-        Range("at least 8", lambda value: value >= 8),
+        PIECES,
     )
     overlap: int = _setting(64, "Pieces that neighbouring windows share, at most half of one.", NOT_NEGATIVE)
     vector_size: int = _setting(300, "Width of random word vectors.", POSITIVE)
@@ -178,7 +179,7 @@ class TrainingSettings:
         "Add so many times the training texts as far negations made of them (English, negative and positive only).",
         Range("0 to 5", lambda value: 0 <= value <= 5),
     )
-    max_train_pieces: int = _setting(2048, "Longer texts are cut to this in training; never in prediction.", POSITIVE)
+    max_train_pieces: int = _setting(2048, "Longer texts are cut to this in training; never in prediction.", PIECES)
     precision: Literal["auto", "fp32", "bf16"] = _setting(
         "auto", "auto: bf16 on a GPU that has it; on a CPU bf16 pays where that has AMX."
     )
@@ -297,14 +298,18 @@ def _validated(sections: dict[str, Any]) -> Settings:
             home[one.name] = [part.strip() for part in value.split(",") if part.strip()]
         elif isinstance(value, str) and "tuple[str" in str(one.type):
             home[one.name] = [value]
+    adapter = TypeAdapter(Settings)
     try:
-        settings = TypeAdapter(Settings).validate_python(sections)
+        settings = adapter.validate_python(sections)
+        faults = _out_of_range(settings) + _at_odds(settings)
     except ValidationError as error:
         found: dict[tuple[str, str], list[str]] = {}
         for fault in error.errors():
-            found.setdefault((str(fault["loc"][1]), repr(fault["input"])), []).append(fault["msg"])
-        raise SettingsError("\n".join(_fault(*given, says) for given, says in found.items())) from error
-    faults = list(_out_of_range(settings))
+            section, name = map(str, fault["loc"][:2])
+            found.setdefault((name, repr(fault["input"])), []).append(fault["msg"])
+            sections[section].pop(name, None)
+        faults = [_fault(*given, says) for given, says in found.items()]
+        faults += _out_of_range(adapter.validate_python(sections))  # of the others, so that all are named at once
     if faults:
         raise SettingsError("\n".join(faults))
     return settings
@@ -318,22 +323,27 @@ def _fault(name: str, given: str, says: list[str]) -> str:
 
 
 def _out_of_range(settings: Settings) -> list[str]:
-    model, training = settings.model, settings.training
-    kind = model.encoder.partition(":")[0]
-    has_layers = kind not in {"words", "pieces"}
-    rules: list[tuple[str, Any, bool, str]] = [
-        ("depth", model.depth, has_layers or model.depth in WHOLE, f"all: an encoder of {kind} has no layers to cut"),
-        (
-            "budget_ms",
-            training.budget_ms,
-            model.depth == "auto" or training.budget_ms <= 0,
-            "0, or depth = auto to choose by it",
-        ),
-    ]
+    faults = []
     for section, one in all_settings():
         value, within = getattr(getattr(settings, section), one.name), one.metadata["range"]
-        if within is not None:
-            rules.append((one.name, value, within.holds(value), within.words))
-        if one.type is float:
-            rules.append((one.name, value, value < math.inf, "a finite number"))
-    return [f"Setting {name!r} is {value!r}, expected {wanted}." for name, value, holds, wanted in rules if not holds]
+        if within is not None and not within.holds(value):
+            faults.append(_expected(one.name, value, within.words))
+        elif one.type is float and not value < math.inf:
+            faults.append(_expected(one.name, value, "a finite number"))
+    return faults
+
+
+def _at_odds(settings: Settings) -> list[str]:
+    """Return the faults of settings that do not go together."""
+    model, training = settings.model, settings.training
+    kind = model.encoder.partition(":")[0]
+    faults = []
+    if kind in {"words", "pieces"} and model.depth not in WHOLE:
+        faults.append(_expected("depth", model.depth, f"all: an encoder of {kind} has no layers to cut"))
+    if training.budget_ms > 0 and model.depth != "auto":
+        faults.append(_expected("budget_ms", training.budget_ms, "0, or depth = auto to choose by it"))
+    return faults
+
+
+def _expected(name: str, value: Any, wanted: str) -> str:
+    return f"Setting {name!r} is {value!r}, expected {wanted}."

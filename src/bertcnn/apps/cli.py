@@ -259,6 +259,7 @@ def embed(
     text: Annotated[str, typer.Option(help="Column with the texts.")] = "text",
     encoding: Encoding = "utf-8",
     delimiter: Annotated[str, typer.Option(help="Between csv columns; empty: a comma, and a tab for .tsv.")] = "",
+    device: Device = None,
 ) -> None:
     """Write BERT's contextual states, one vector a word piece.
 
@@ -274,7 +275,7 @@ def embed(
 
     texts = list(read_texts(source, text, encoding=encoding, delimiter=delimiter))
     layers = change(Settings(), {"depth": depth}).model.layers
-    model, tokenizer = load_for_embedding(encoder, layers, states, max_length, overlap)
+    model, tokenizer = load_for_embedding(encoder, layers, states, max_length, overlap, device)
     pieces = tokenizer(texts)
     write_states(output, model, tokenizer, pieces)
     out.print(f"{counted(len(texts))}, {len(pieces.ids):,} pieces, in [bold]{escape(str(output))}[/].", highlight=False)

@@ -63,7 +63,7 @@ def check_is_folder(model: Path) -> None:
     Raises:
         ModelError: There is no such folder.
     """
-    if not os.path.isdir(model):  # noqa: PTH112  # of a name too long for one, False and no error
+    if not os.path.isdir(model):
         hint = nearest(model.name, [p.name for p in model.parent.glob("*") if p.is_dir()])
         raise ModelError(f"No model folder {str(model)!r}. Expected what 'bertcnn train --output' wrote.{hint}")
 
@@ -119,7 +119,7 @@ def check_is_other(output: Path, source: str, option: str) -> None:
         DataError: They are the same file.
     """
     is_same = output.resolve() == Path(source).resolve() or (
-        output.exists() and os.path.exists(source) and output.samefile(source)  # noqa: PTH110  # a text may be too long
+        output.exists() and os.path.exists(source) and output.samefile(source)
     )
     if source != "-" and is_same:
         raise DataError(f"{option} {output} is the input itself. Give another name.")

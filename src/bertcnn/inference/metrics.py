@@ -83,7 +83,7 @@ def evaluate(
         DataError: There are no texts.
     """
     # Imported here: it takes a second to load, and who predicts does without.
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    from sklearn.metrics import confusion_matrix
 
     if not len(truth):
         raise DataError("There are no texts to score on. Expected at least one, with its label.")
@@ -103,21 +103,22 @@ def evaluate(
         share = headlines["accuracy"].value
         interval = Estimate(share, *wilson(share, len(truth)))
         headlines |= {"accuracy": interval} if truth.ndim == 2 else {"accuracy": interval, "micro_f1": interval}
-    ids = np.arange(len(names))
-    precision, recall, f1, support = precision_recall_fscore_support(
-        truth, answers, labels=ids, zero_division=0, average=None
-    )
-    table = {
+    confusion = None if truth.ndim == 2 else confusion_matrix(truth, answers, labels=np.arange(len(names))).tolist()
+    return Evaluation(len(truth), headlines, _by_label(truth, answers, names), confusion)
+
+
+def _by_label(truth: Truth, answers: Ints, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    # Not scikit-learn's: it takes many labels of which there is one for the two values of a single label.
+    hits, predicted, actual = _counts(truth, answers, len(names))
+    return {
         name: {
-            "precision": float(precision[i]),
-            "recall": float(recall[i]),
-            "f1": float(f1[i]),
-            "support": int(support[i]),
+            "precision": float(hits[i] / max(predicted[i], 1)),
+            "recall": float(hits[i] / max(actual[i], 1)),
+            "f1": float(2 * hits[i] / max(predicted[i] + actual[i], 1)),
+            "support": int(actual[i]),
         }
         for i, name in enumerate(names)
     }
-    confusion = None if truth.ndim == 2 else confusion_matrix(truth, answers, labels=ids).tolist()
-    return Evaluation(len(truth), headlines, table, confusion)
 
 
 def decide(probabilities: Floats, *, many: bool, thresholds: Sequence[float] | None = None) -> Ints:
@@ -251,11 +252,11 @@ def _draw(truth: Truth, answers: Ints, labels: int, generator: np.random.Generat
     rows[imagined] = generator.integers(0, count, len(imagined))
     given = answers[rows]
     given[imagined] = truth[rows[imagined]].astype(given.dtype)
-    other = generator.integers(1, max(labels, 2), len(wrong))
     if truth.ndim == 2:  # one of its labels turned round
-        given[wrong, other % labels] = 1 - given[wrong, other % labels]
+        turned = generator.integers(0, labels, len(wrong))
+        given[wrong, turned] = 1 - given[wrong, turned]
     elif labels > 1:
-        given[wrong] = (given[wrong] + other) % labels
+        given[wrong] = (given[wrong] + generator.integers(1, labels, len(wrong))) % labels
     return rows, given
 
 

@@ -72,15 +72,17 @@ def write_graph(folder: Path, file: Path, made_of: str | None) -> None:
             )
             assert program is not None
             graph = program.model_proto
+        _let_source_be_left_out(graph)
+        _leave_out_zero_bias(graph)
+        onnx.helper.set_model_props(graph, {MADE_OF: made_of or ""})
+        onnx.save(graph, file)
+    except OSError:
+        raise
     except Exception as error:
         raise ModelError(
             f"A {model.config.encoder.model_type} encoder cannot be exported: "
             f"{reason(error.__cause__ or error)[:300]} Use backend='torch'."  # torch's own words hold no cause
         ) from error
-    _let_source_be_left_out(graph)
-    _leave_out_zero_bias(graph)
-    onnx.helper.set_model_props(graph, {MADE_OF: made_of or ""})
-    onnx.save(graph, file)
 
 
 class _Graph(nn.Module):

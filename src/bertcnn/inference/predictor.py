@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from bertcnn.arrays import Floats32, Floats64, Ints
-from bertcnn.errors import ModelError, reason
+from bertcnn.errors import ModelError
 from bertcnn.inference.backend import Backend, WrappedBackend
 from bertcnn.inference.calibration import probabilities_of
 from bertcnn.inference.golden import check_golden
@@ -89,7 +89,7 @@ class Predictor:
             ModelError: The folder is missing, broken, of another type, or of a newer format; the backend is
                 not there; or the model answers its golden texts otherwise than when it was saved.
         """
-        if not os.path.isdir(folder):  # noqa: PTH112  # of a name too long for one, False and no error
+        if not os.path.isdir(folder):
             raise ModelError(f"No model folder {str(folder)!r}. Expected what 'bertcnn train --output' wrote.")
         kind = _fastest(Path(folder), device) if backend == "auto" else backend
         if kind in FILES:
@@ -331,22 +331,12 @@ def _load_torch(folder: str | Path, device: str | None) -> Backend:
             f"Running {folder} by torch needs torch: pip install torch. What needs none is a graph: where torch is, "
             f"bertcnn export {folder}."
         )
-    import torch
-
     from bertcnn.network.encoder import quiet_transformers
-    from bertcnn.network.model import BertCNN
+    from bertcnn.network.model import BertCNN, to_device
 
     with quiet_transformers():
         model = BertCNN.from_pretrained(folder)
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        placed = model.to(chosen)
-    except (RuntimeError, AssertionError) as error:  # torch raises either, by what it lacks
-        seen = "it sees a GPU" if torch.cuda.is_available() else "it sees no GPU"
-        raise ModelError(
-            f"torch cannot run on the device {chosen!r} ({reason(error)}); {seen}. Give cpu or cuda."
-        ) from error
-    return _torch_backend(placed)
+    return _torch_backend(to_device(model, device))
 
 
 def _torch_backend(model: "BertCNN") -> Backend:

@@ -58,13 +58,9 @@ class TorchBackend(Backend):
         self.model.eval()
         waiting: tuple[Batch, Tensor, Tensor, Tensor | None] | None = None
         for batch in batches:
-            states = batch_states(self.model, batch, self.max_tokens)
+            states = self.model.head.mix(batch_states(self.model, batch, self.max_tokens))
             mask = torch.from_numpy(batch.source_mask).to(states.device)
-            found = (
-                batch,
-                *self.model.head.features(states, mask),
-                self.model.head.mix(states) if with_states else None,
-            )
+            found = (batch, *self.model.head.cnn(states, mask), states if with_states else None)
             if waiting is not None:
                 yield _fetched(*waiting)
             waiting = found

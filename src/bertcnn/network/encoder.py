@@ -4,6 +4,7 @@ What lives here is all that knows how foreign encoders differ.
 """
 
 import inspect
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -390,7 +391,7 @@ def _not_found(name: str, place: Path, error: Exception) -> str:
         "pytorch_model.bin": "Its weights are a pickle (pytorch_model.bin), which may run code and is never read: save "
         "them as model.safetensors, with save_pretrained, where you trust it.",
     }
-    hint = next((hint for file, hint in hints.items() if (place / file).is_file()), None)
+    hint = next((hint for file, hint in hints.items() if os.path.isfile(place / file)), None)
     return f"{said} " + (
         hint
         or "Expected 'minilm', a folder with config.json and model.safetensors, or a model on the Hugging Face hub (is "

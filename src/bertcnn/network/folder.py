@@ -52,8 +52,8 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
         ModelError: It is missing, broken, of another type, or of a newer format.
     """
     folder = Path(folder)
-    if not os.path.isdir(folder):  # noqa: PTH112  # of a name too long for one, False and no error
-        if os.path.exists(folder) or len(folder.parts) != 2 or folder.is_absolute():  # noqa: PTH110  # likewise
+    if not os.path.isdir(folder):
+        if os.path.exists(folder) or len(folder.parts) != 2 or folder.is_absolute():
             raise ModelError(f"No model folder {str(folder)!r}. Expected what 'bertcnn train --output' wrote.")
         return
     config = read_config(folder)

@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.import_utils import is_tracing
 
-from bertcnn.errors import SettingsError
+from bertcnn.errors import ModelError, SettingsError, reason
 from bertcnn.network.cnn import TextCNN
 from bertcnn.network.config import MULTI, SINGLE, BertCNNConfig, WordVectorsConfig
 from bertcnn.network.encoder import build_encoder, encode, load_encoder, longest_window, states_count, states_width
@@ -71,11 +71,6 @@ class Head(nn.Module):
         )
         self.dropout = nn.Dropout(config.head_dropout)
         self.classifier = nn.Linear(self.cnn.num_features, config.num_labels)
-
-    @property
-    def reach(self) -> int | None:
-        """Pieces that segments of a long text must share; None where it cannot be read in segments."""
-        return max(self.cnn.kernel_sizes) - 1 if isinstance(self.cnn, TextCNN) else None
 
     def features(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is found in states ``(B, T, S)``: features ``(B, W * F)``, and where."""
@@ -353,12 +348,28 @@ class BertCNN(PreTrainedModel):
         """
         place = pretrained_model_name_or_path
         if place is not None and kwargs.get("state_dict") is None:
-            check_folder(Path(place, kwargs.get("subfolder") or "") if Path(place).is_dir() else place)
+            check_folder(Path(place, kwargs.get("subfolder") or "") if os.path.isdir(place) else place)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = cast(Self, loaded[0] if kwargs.get("output_loading_info") else loaded)
         if model.config.freeze_encoder:  # loading makes all weights anew, ready for training
             model.encoder.requires_grad_(False)
         return cast(Self, loaded)
+
+
+def to_device(model: BertCNN, device: str | None) -> BertCNN:
+    """Move a model to a device; None: to the GPU where there is one, else to the CPU.
+
+    Raises:
+        ModelError: torch cannot run there.
+    """
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return cast(BertCNN, model.to(chosen))
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by what it lacks
+        seen = "it sees a GPU" if torch.cuda.is_available() else "it sees no GPU"
+        raise ModelError(
+            f"torch cannot run on the device {chosen!r} ({reason(error)}); {seen}. Give cpu or cuda."
+        ) from error
 
 
 def _is_padded_before(attention_mask: Tensor) -> bool:

@@ -24,7 +24,7 @@ from torch import Tensor
 from bertcnn.arrays import Floats16, Floats32, Ints
 from bertcnn.errors import TrainingError
 from bertcnn.network.encoder import check_pieces, load_tokenizer, states_width
-from bertcnn.network.model import BertCNN, batch_tensors
+from bertcnn.network.model import BertCNN, batch_tensors, to_device
 from bertcnn.text.tokens import Batch, Pieces, PieceTokenizer, check_texts, make_batch, plan_batches
 
 CACHE_BYTES = 20_000_000_000
@@ -56,23 +56,20 @@ def batch_sizes(model: BertCNN) -> tuple[int, int]:
     return _BATCHES.get(model.device.type, _BATCHES["cuda"])
 
 
-def stream_states(model: BertCNN, pieces: Pieces, *, pad_id: int, reach: int | None) -> Iterator[tuple[Batch, Tensor]]:
+def stream_states(model: BertCNN, pieces: Pieces, *, pad_id: int) -> Iterator[tuple[Batch, Tensor]]:
     """Encode texts in batches of like length, each within the budget, without gradients.
 
     Args:
         model: Its encoder is run, on the device it is on, in evaluation mode.
         pieces: The texts.
         pad_id: Piece to fill up with.
-        reach: Pieces that the segments of a long text share: widest kernel - 1. None: no segments.
 
     Yields:
         A batch and its stitched states, float ``(B, T, S)``, on the model's device.
     """
     budget, overhead = batch_sizes(model)
     model.eval()
-    plans = plan_batches(
-        pieces.lengths, model.config.windowing, max_tokens=budget, overhead_tokens=overhead, reach=reach
-    )
+    plans = plan_batches(pieces.lengths, model.config.windowing, max_tokens=budget, overhead_tokens=overhead, reach=0)
     for parts in plans:
         batch = make_batch(pieces, parts, pad_id=pad_id)
         with torch.inference_mode():
@@ -158,8 +155,8 @@ def write_states(
         values = np.lib.format.open_memmap(draft / "states.npy", "w+", np.float16, (total, width))
         # Without its blocks, a map on a full disk would kill the process at some later write.
         _allocate(draft / "states.npy")
-        for batch, states in stream_states(model, pieces, pad_id=tokenizer.pad_id, reach=0):
-            halves = states.clamp(-_LARGEST_HALF, _LARGEST_HALF).half().cpu().numpy()
+        for batch, states in stream_states(model, pieces, pad_id=tokenizer.pad_id):
+            halves = states.float().clamp(-_LARGEST_HALF, _LARGEST_HALF).half().cpu().numpy()
             for row, (text, start) in enumerate(zip(batch.texts, batch.starts, strict=True)):
                 count = int(batch.source_mask[row].sum())
                 at = pieces.starts[text] + start
@@ -285,6 +282,7 @@ def embed(
     states: str = "last",
     max_length: int = 512,
     overlap: int = 64,
+    device: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return one vector for each word piece of each text, as BERT sees it in its sentence.
 
@@ -295,14 +293,15 @@ def embed(
         states: Which of them to return: ``last``, ``mix`` (all, side by side) or ``concat-N``.
         max_length: Pieces encoded at once.
         overlap: Pieces that neighbouring windows share.
+        device: Where the encoder runs; None: on the GPU where there is one.
 
     Returns:
-        States, float32 ``(B, T, S)``, S the width of all that were asked for, 0 behind the end of a
+        States, float32 ``(B, T, S)`` on the CPU, S the width of all that were asked for, 0 behind the end of a
         text; and a mask, bool ``(B, T)``, special pieces included.
 
     Raises:
         EncoderError: There is no such encoder.
-        ModelError: A bertcnn model's folder is broken.
+        ModelError: A bertcnn model's folder is broken, or torch cannot run on the device.
         SettingsError: The encoder has no such depth or states, or cannot be cut into windows so.
         TypeError: A single string was given.
 
@@ -311,20 +310,25 @@ def embed(
     ((2, 7, 384), [7, 4])
     """
     texts = check_texts(texts)
-    model, tokenizer = load_for_embedding(encoder, depth, states, max_length, overlap)
+    model, tokenizer = load_for_embedding(encoder, depth, states, max_length, overlap, device)
     return embed_with(model, tokenizer, texts)
 
 
 def load_for_embedding(
-    encoder: str, depth: int | Literal["half", "all"], states: str, max_length: int, overlap: int
+    encoder: str,
+    depth: int | Literal["half", "all"],
+    states: str,
+    max_length: int,
+    overlap: int,
+    device: str | None = None,
 ) -> tuple[BertCNN, PieceTokenizer]:
     """Load what :func:`embed` runs.
 
     That is an encoder by name, or the one in a bertcnn model folder, whose own depth and states
     then hold.
     """
-    if (Path(encoder) / "run.toml").is_file():
-        return BertCNN.from_pretrained(encoder), PieceTokenizer.load(encoder)
+    if os.path.isfile(Path(encoder, "run.toml")):
+        return to_device(BertCNN.from_pretrained(encoder), device), PieceTokenizer.load(encoder)
     tokenizer = load_tokenizer(encoder)
     special = (len(tokenizer.prefix), len(tokenizer.suffix))
     # Its head is not run; windows wider than one piece would only forbid short lengths.
@@ -339,7 +343,7 @@ def load_for_embedding(
         kernel_sizes=(1,),
     )
     check_pieces(encoder, tokenizer, model.encoder)
-    return model, tokenizer
+    return to_device(model, device), tokenizer
 
 
 def embed_with(model: BertCNN, tokenizer: PieceTokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -347,7 +351,7 @@ def embed_with(model: BertCNN, tokenizer: PieceTokenizer, texts: Sequence[str]) 
     pieces = tokenizer(list(texts))
     longest = int(pieces.lengths.max(initial=0))
     values = torch.zeros(len(texts), longest, states_width(model.config.encoder, model.config.states))
-    for batch, states in stream_states(model, pieces, pad_id=tokenizer.pad_id, reach=0):
+    for batch, states in stream_states(model, pieces, pad_id=tokenizer.pad_id):
         for row, (text, start) in enumerate(zip(batch.texts, batch.starts, strict=True)):
             count = int(batch.source_mask[row].sum())
             values[text, start : start + count] = states[row, :count].float().cpu()

@@ -79,10 +79,12 @@ def measure(system: Classifier, texts: Sequence[str], *, train_seconds: float, p
     )
 
 
-def _peak() -> float:
+def _peak() -> float | None:
     """Return the most memory that this process held, in megabytes."""
-    import resource  # which Windows has not
-
+    try:
+        import resource
+    except ImportError:  # Windows does not say
+        return None
     unit = 1 if sys.platform == "darwin" else 1024  # bytes: Linux counts in kilobytes
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
 

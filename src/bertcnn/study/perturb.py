@@ -15,13 +15,17 @@ from bertcnn.errors import SettingsError, nearest
 WORDS_A_TYPO = 8
 SHORTEST_WITH_TYPO = 4
 
-# One letter off in these could turn a text round.
 _NEGATIONS = """
 not no non nor never nobody noone none nothing nowhere neither without hardly barely scarcely rarely seldom cannot
-lack lacks lacked lacking fail fails failed failing unless except far few little less least nought naught
-aint cant dont wont shant isnt arent wasnt werent doesnt didnt hasnt havent hadnt wouldnt couldnt shouldnt mustnt neednt
+nought naught aint cant dont wont shant isnt arent wasnt werent doesnt didnt hasnt havent hadnt wouldnt couldnt shouldnt
+mustnt neednt
+"""
+_OTHER_TURNS = """
+lack lacks lacked lacking fail fails failed failing unless except far few little less least
 """
 NEGATIONS = frozenset(_NEGATIONS.split())
+TURNS = NEGATIONS | frozenset(_OTHER_TURNS.split())
+"""Words in which one letter off could turn a text round."""
 
 # True of any review and any other text, and neither praise nor blame.
 NEUTRAL = (
@@ -177,13 +181,13 @@ def _generator(text: str, seed: int) -> random.Random:
     return random.Random(int.from_bytes(digest))  # noqa: S311  # no secret hangs on it
 
 
-def _is_negation(word: str) -> bool:
-    return word.casefold() in NEGATIONS
+def _turns(word: str) -> bool:
+    return word.casefold() in TURNS
 
 
 def _may_slip(word: str) -> bool:
     cased = all(letter.lower() != letter.upper() for letter in word)  # an apostrophe has no case either
-    return len(word) >= SHORTEST_WITH_TYPO and cased and not _is_negation(word)
+    return len(word) >= SHORTEST_WITH_TYPO and cased and not _turns(word)
 
 
 def _slip(word: str, rng: random.Random) -> str:
@@ -193,7 +197,7 @@ def _slip(word: str, rng: random.Random) -> str:
         [word[:i] + word[i + 1 :] for i in inner],
         [word[:i] + word[i] + word[i:] for i in inner],
     )
-    usable = [slips for way in ways if (slips := [s for s in way if s != word and not _is_negation(s)])]
+    usable = [slips for way in ways if (slips := [s for s in way if s != word and not _turns(s)])]
     return rng.choice(rng.choice(usable))
 
 

@@ -198,7 +198,7 @@ def with_dropped(plan: Plan, before: Plan) -> Plan:
 def find_source(source: str) -> str:
     """Return where a source is: itself, or in the folder of ``BERTCNN_DATA``."""
     folder = os.environ.get("BERTCNN_DATA")
-    if not folder or source.startswith(("hf:", "builtin:")) or Path(source).exists():
+    if not folder or source.startswith(("hf:", "builtin:")) or os.path.exists(source):
         return source
     return str(Path(folder) / source)
 

@@ -366,4 +366,4 @@ def _save_outcomes(file: Path, **arrays: Any) -> None:
         answers=np.asarray(arrays["answers"], dtype=np.int64),
         probabilities=np.asarray(arrays["probabilities"], dtype=np.float32),
     )
-    draft.rename(file)
+    draft.replace(file)

@@ -265,9 +265,11 @@ def _keep_winners(folder: Path, record: Record, before: Sequence[Record]) -> Non
 
 
 def _in_process(plan: Plan, run: Run, folder: Path) -> Record:
-    """Do a run in a process of its own, forked from one that has the libraries loaded."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bertcnn.study.runner", "bertcnn.training.estimator"])
+    """Do a run in a process of its own, forked from one that has the libraries loaded; on Windows, a fresh one."""
+    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if can_fork else "spawn")
+    if can_fork:
+        context.set_forkserver_preload(["bertcnn.study.runner", "bertcnn.training.estimator"])
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(there, plan, run, folder))
     process.start()

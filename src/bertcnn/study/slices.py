@@ -5,12 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from bertcnn.study.division import TaskData
+from bertcnn.study.perturb import NEGATIONS
 
-NEGATIONS = re.compile(
-    r"\b(?:not|no|never|none|nobody|nothing|neither|nor|nowhere|without|hardly|barely|scarcely|cannot|isnt|dont|doesnt|"
-    r"didnt|wasnt|cant|wont)\b|n['\u2019]t\b",
-    re.IGNORECASE,
-)
+_NEGATION = re.compile(rf"\b(?:{'|'.join(sorted(NEGATIONS))})\b|n['\u2019]t\b", re.IGNORECASE)
 WORD = re.compile(r"\w+(?:['\u2019]\w+)?")
 ENGLISH_WORDS = frozenset(["the", "and", "this", "that", "with", "you", "they", "what"])
 """Words that nearly every English text of some length has, and other languages hardly."""
@@ -68,7 +65,7 @@ def has_negation(text: str) -> bool:
     >>> has_negation("It isn't bad."), has_negation("A notable knot.")
     (True, False)
     """
-    return NEGATIONS.search(text) is not None
+    return _NEGATION.search(text) is not None
 
 
 def length_of(text: str) -> str:

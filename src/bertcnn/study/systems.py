@@ -307,14 +307,14 @@ class MeanStates(TransformerMixin, BaseEstimator):
 
     def transform(self, X: Sequence[str]) -> Floats32:  # noqa: N803  # scikit-learn's name
         """Encode texts; not from the cache, so that what it costs can be measured."""
-        from bertcnn.network.states import mean_of, stream_states
+        from bertcnn.network.states import stream_states
 
         rows, pieces = self.tokenizer_(list(X)).distinct()
-        means = {}
-        for batch, states in stream_states(self.model_, pieces, pad_id=self.tokenizer_.pad_id, reach=None):
+        sums = np.zeros((len(pieces), self.model_.config.hidden_size), dtype=np.float32)
+        for batch, states in stream_states(self.model_, pieces, pad_id=self.tokenizer_.pad_id):
             for text, one, mask in zip(batch.texts, states.float().cpu().numpy(), batch.source_mask, strict=True):
-                means[text] = mean_of(one[mask])
-        return np.stack([means[row] for row in rows])
+                sums[text] += one[mask].sum(axis=0)
+        return np.asarray((sums / np.maximum(1, pieces.lengths)[:, None])[rows], dtype=np.float32)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Return whether the encoder is loaded."""

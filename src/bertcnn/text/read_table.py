@@ -84,11 +84,11 @@ def _check_is_file(file: str | Path) -> None:
         DataError: It is one of these.
     """
     path = Path(file)
-    if os.path.isfile(path):  # noqa: PTH113  # of a name too long for one, False and no error
+    if os.path.isfile(path):
         return
     if str(path).startswith(("http:/", "https:/")):
         raise DataError(f"{file} is an address, and nothing is fetched from the network. Download it first.")
-    if os.path.isdir(path):  # noqa: PTH112
+    if os.path.isdir(path):
         raise DataError(f"{path} is a folder. Expected a file that ends in one of {', '.join(READABLE)}.")
     if " " in str(path) and path.suffix.lower() not in READABLE:
         shown = str(path) if len(str(path)) <= LONGEST_SHOWN else f"{str(path)[:LONGEST_SHOWN]}..."

@@ -32,7 +32,13 @@ VANISHED = (
     "{name} has gradients of almost zero. Usual causes: a learning rate that made the network saturate (lower {rate}, "
     "raise --warmup), or all of it frozen."
 )
+NOT_FINITE = (
+    "{what} is {value}. Usual causes: a learning rate too high (--encoder-learning-rate, --head-learning-rate), or "
+    "--precision bf16 on a machine without it."
+)
 SMALLEST_GRADIENT = 1e-6
+UNKNOWN = "..."
+"""For a number that there is none of yet."""
 
 
 @contextmanager
@@ -68,8 +74,8 @@ class ProgressBar(TrainerCallback):
         self.task = self.bar.add_task(self.name, total=state.max_steps, completed=state.global_step, said="")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        said = f"loss {self._loss():.3f}  {self.metric} {self.score:.3f}"
-        self.bar.update(self.task, completed=state.global_step, said=said.replace("nan", "..."))
+        said = f"loss {self._loss()}  {self.metric} {self.score:.3f}"
+        self.bar.update(self.task, completed=state.global_step, said=said.replace("nan", UNKNOWN))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -82,15 +88,14 @@ class ProgressBar(TrainerCallback):
     ) -> None:
         self.score = (metrics or {}).get(f"eval_{self.metric}", self.score)
         self.console.print(
-            f"  {self.name} epoch {round(state.epoch or 0)}: loss {self._loss():.3f}, "
-            f"dev {self.metric} {self.score:.3f}",
+            f"  {self.name} epoch {round(state.epoch or 0)}: loss {self._loss()}, dev {self.metric} {self.score:.3f}",
             highlight=False,
         )
         self.losses.clear()
 
-    def _loss(self) -> float:
+    def _loss(self) -> str:
         """Return the mean since the last dev score: that of a few steps goes up and down."""
-        return fmean(self.losses) if self.losses else math.nan
+        return f"{fmean(self.losses):.3f}" if self.losses else UNKNOWN
 
 
 class Clock(TrainerCallback):
@@ -124,11 +129,8 @@ class Watchdog(TrainerCallback):
         loss, norm = (logs or {}).get("loss"), (logs or {}).get("grad_norm")
         what, value = ("loss", loss) if norm is None or math.isfinite(norm) else ("gradient's norm", norm)
         if value is not None and not math.isfinite(value):
-            raise TrainingError(
-                f"The {what} of {self.name} is {value} at step {state.global_step}. Usual causes: a learning rate "
-                "too high (--encoder-learning-rate, --head-learning-rate), or --precision bf16 on a machine "
-                "without it."
-            )
+            where = f"The {what} of {self.name} at step {state.global_step}"
+            raise TrainingError(NOT_FINITE.format(what=where, value=value))
         if norm is not None:
             self.small_gradients = self.small_gradients + 1 if norm < SMALLEST_GRADIENT else 0
             if self.small_gradients == 3 and (loss is None or loss > 0.01):

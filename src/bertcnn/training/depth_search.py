@@ -262,7 +262,7 @@ class DepthSearch:
 
     def _probe(self, model: BertCNN) -> list[Tensor]:
         some = _spread(self.pieces, PROBE_TEXTS)
-        return [states.cpu() for _, states in stream_states(model, some, pad_id=self.tokenizer.pad_id, reach=0)]
+        return [states.cpu() for _, states in stream_states(model, some, pad_id=self.tokenizer.pad_id)]
 
 
 def _means(states: States, rows: Ints) -> Floats32:

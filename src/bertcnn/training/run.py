@@ -96,7 +96,7 @@ class TrainingRun:
             states = self._head_states or self.encode(self.model)
             before = self._stage("head", training.head_epochs, states, resume=self.resume or self._head_is_trained)
         if method != "frozen":
-            kept = {name: weight.clone() for name, weight in self.model.state_dict().items()}
+            kept = {name: weight.to("cpu", copy=True) for name, weight in self.model.state_dict().items()}
             after = self._stage("finetune", training.epochs, None, resume=self.resume)
             if before is not None and after < before - self._doubt(before):
                 self.model.load_state_dict(kept)

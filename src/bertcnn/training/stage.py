@@ -25,7 +25,7 @@ from transformers.trainer_utils import EvalPrediction
 from transformers.utils import is_torch_bf16_gpu_available
 
 from bertcnn.arrays import Ints
-from bertcnn.errors import SettingsError
+from bertcnn.errors import SettingsError, TrainingError
 from bertcnn.inference.calibration import fit_thresholds, probabilities_of
 from bertcnn.inference.metrics import SCORES, Truth, decide
 from bertcnn.network.encoder import layer_of_parameters, quiet_transformers
@@ -35,9 +35,11 @@ from bertcnn.network.vectors import WordVectors
 from bertcnn.settings import TrainingSettings
 from bertcnn.text.tokens import Pieces, Windowing, make_batch, segments
 from bertcnn.text.write_table import write_whole
-from bertcnn.training.callbacks import Interruption
+from bertcnn.training.callbacks import NOT_FINITE, Interruption
 
 Item = dict[str, Any]
+
+LOGS_AN_EPOCH = 10
 
 
 class TextSet(Dataset[Item]):
@@ -149,6 +151,7 @@ def run_stage(
         and torch.cuda.is_available()
         and torch.cuda.is_bf16_supported(including_emulation=False)
     )
+    texts_a_step = settings.batch_size * settings.gradient_accumulation * processes()
     arguments = TrainingArguments(
         output_dir=str(stage.folder),
         num_train_epochs=stage.epochs,
@@ -167,10 +170,10 @@ def run_stage(
         metric_for_best_model=stage.metric,
         greater_is_better=stage.metric != "log_loss",
         logging_nan_inf_filter=False,  # else the watchdog is told of an earlier loss
-        logging_steps=max(1, len(stage.train) // settings.batch_size // 10),
+        logging_steps=max(1, len(stage.train) // texts_a_step // LOGS_AN_EPOCH),
         report_to=reports or "none",
         bf16=bf16,
-        use_cpu=several_on_cpu() or (bf16 and not is_torch_bf16_gpu_available()),
+        use_cpu=(processes() > 1 and not torch.cuda.is_available()) or (bf16 and not is_torch_bf16_gpu_available()),
         seed=settings.seed,
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -217,9 +220,9 @@ def check_reports(settings: TrainingSettings) -> None:
         raise SettingsError(f"Cannot report to {', '.join(wanted)}: {error} Or give --report-to none.") from error
 
 
-def several_on_cpu() -> bool:
-    """Return whether this is one of several processes (torchrun, accelerate) without a GPU."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+def processes() -> int:
+    """Return how many processes train together (torchrun, accelerate)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _last_whole_checkpoint(folder: Path) -> str | None:
@@ -237,8 +240,14 @@ def score_epoch(outcome: EvalPrediction) -> dict[str, float]:
     """Return the dev scores of an epoch, and which share of texts got the commonest answer.
 
     Where texts have many labels, thresholds are fitted first, as they will be in the end.
+
+    Raises:
+        TrainingError: A logit is no finite number.
     """
     logits = np.asarray(outcome.predictions, dtype=np.float32)
+    if not np.isfinite(logits).all():
+        what, value = "A score of a dev text after an epoch", logits[~np.isfinite(logits)][0]
+        raise TrainingError(NOT_FINITE.format(what=what, value=value))
     truth = np.asarray(outcome.label_ids)
     many = truth.ndim == 2
     table = probabilities_of(logits, many=many)

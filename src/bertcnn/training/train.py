@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from safetensors import SafetensorError
 from transformers import set_seed
 
 from bertcnn.arrays import Floats32
-from bertcnn.errors import DataError, TrainingError
+from bertcnn.errors import DataError, SettingsError, TrainingError
 from bertcnn.inference.calibration import fit_temperature, fit_thresholds, probabilities_of
 from bertcnn.inference.metrics import Evaluation, Truth, chance, decide, evaluate
 from bertcnn.inference.predictor import Predictor
@@ -36,10 +37,10 @@ from bertcnn.training.build import build_model
 from bertcnn.training.contrast import contrasts
 from bertcnn.training.depth import DepthCurve
 from bertcnn.training.run import TrainingRun
-from bertcnn.training.stage import (
-    check_reports,
-    several_on_cpu,
-)
+from bertcnn.training.stage import check_reports, processes
+
+LONGEST_WAIT = timedelta(days=1)
+"""Of a process for the others: while the first encodes all texts, they have nothing to do."""
 
 SURE = 0.05
 """Of a p-value: below it, something was learned."""
@@ -109,17 +110,21 @@ def train(
         settings: All of them; defaults if None.
         also_encode: Texts whose encoder states to keep in the same cache entry, so that other folds of
             the same data find theirs. Each text is encoded by itself; nothing is learned from these.
-        checkpoints: Folder for what a killed run goes on from. None: a temporary one.
+        checkpoints: Folder for what a killed run goes on from, the same for all processes that train together.
+            None: a temporary one, of one process.
         resume: Go on from there.
         console: Where progress is shown; None: nowhere.
 
     Raises:
         DataError: Labels that cannot be learned, or that dev or test has and train does not; no dev texts.
         EncoderError: The encoder cannot be loaded.
-        SettingsError: A setting does not fit, or no depth answers within ``budget_ms``.
+        SettingsError: A setting does not fit, no depth answers within ``budget_ms``, or of several processes each
+            would have checkpoints of its own.
         TrainingError: The loss became infinite, or something cannot be read or written.
         KeyboardInterrupt: Ctrl-C; a checkpoint was saved.
     """
+    if processes() > 1 and checkpoints is None:
+        raise SettingsError("Several processes train together: give them a folder that all can read, as checkpoints.")
     settings = settings or Settings()
     started = time.perf_counter()
     check_reports(settings.training)
@@ -144,7 +149,8 @@ def train(
         set_seed(settings.training.seed)  # whatever loading drew, filters and order begin here
         model.head.apply(model._init_weights)
         # Without a GPU, processes are joined only if told to be on the CPU; the first state made holds.
-        model.to(PartialState(cpu=several_on_cpu()).device)
+        alone = processes() == 1
+        model.to(PartialState(cpu=not (alone or torch.cuda.is_available()), timeout=LONGEST_WAIT).device)
         return model, tokenizer
 
     with tempfile.TemporaryDirectory() as scratch:
