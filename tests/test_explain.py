@@ -29,7 +29,7 @@ from bertcnn.inference.counterfactual import window_scores, without
 from bertcnn.inference.explain import explain
 from bertcnn.inference.explanation import Explanation, Phrase
 from bertcnn.inference.export import export_onnx
-from bertcnn.inference.page import MOST_CHARACTERS, fragment, marks, page, signed
+from bertcnn.inference.page import MOST_CHARACTERS, explanation_page, fragment, marks, signed
 from bertcnn.inference.prediction import predictions_of
 from bertcnn.inference.refusal import risk_coverage, threshold_for
 from bertcnn.inference.winners import winners_of, words_of
@@ -382,7 +382,7 @@ def test_pictures_are_marked_by_effects_where_words_were_left_out(tiny: str) -> 
     assert marked
     assert all(words[text] == share for text, share in marked.items())
     most = max(words, key=lambda text: abs(words[text] or 0.0))
-    assert "Word by word." in page([form], title="x")
+    assert "Word by word." in explanation_page([form], title="x")
     console = Console(width=100, file=StringIO())
     console.print(picture(one))
     assert f"\u201c{most}\u201d" in console.file.getvalue()
@@ -718,7 +718,7 @@ def test_json_holds_it_all(tiny: str) -> None:
 
 def test_html_escapes_what_users_write(tiny: str) -> None:
     explanations = explain(random_model(tiny, "two labels"), [NASTY, *TEXTS], audit=True, counterfactual=True)
-    html = page([e.to_dict() for e in explanations], title="<b>why</b>")
+    html = explanation_page([e.to_dict() for e in explanations], title="<b>why</b>")
     html.encode("utf-8")
     read = Page(html)
     assert not {"script", "img", "b>why"} & set(read.tags)
@@ -729,7 +729,7 @@ def test_html_escapes_what_users_write(tiny: str) -> None:
     alone = explanations[0]._repr_html_()
     assert alone == fragment(explanations[0].to_dict())
     assert "script" not in Page(alone).tags
-    assert "There is no text." in page([], title="none")
+    assert "There is no text." in explanation_page([], title="none")
 
 
 def test_the_page_shows_every_character_but_of_the_longest(tiny: str) -> None:
@@ -738,12 +738,12 @@ def test_the_page_shows_every_character_but_of_the_longest(tiny: str) -> None:
     assert len(text) > MOST_CHARACTERS
     started = time.perf_counter()
     explanation = explain(predictor, [text])[0]
-    html = page([explanation.to_dict()], title="long")
+    html = explanation_page([explanation.to_dict()], title="long")
     assert time.perf_counter() - started < 30
     assert len(html) < 200_000
     assert "film" not in Page(html).tags
     short = text[:4000]
-    html = page([explain(predictor, [short])[0].to_dict()], title="short")
+    html = explanation_page([explain(predictor, [short])[0].to_dict()], title="short")
     assert short in Page(html).text
 
 
@@ -810,7 +810,7 @@ def test_a_browser_draws_it(tiny: str, tmp_path: Path) -> None:
         pytest.skip("no chromium here")
     explanations = explain(random_model(tiny, "two labels"), [NASTY, LONG], audit=True, counterfactual=True)
     file, shot = tmp_path / "page.html", tmp_path / "page.png"
-    file.write_text(page([e.to_dict() for e in explanations], title="Why"), "utf-8")
+    file.write_text(explanation_page([e.to_dict() for e in explanations], title="Why"), "utf-8")
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1000,1500", f"--screenshot={shot}"]
     subprocess.run([browser, *options, file.as_uri()], check=True, capture_output=True, timeout=60)
     from PIL import Image
@@ -823,10 +823,10 @@ def test_a_browser_draws_it(tiny: str, tmp_path: Path) -> None:
 def test_the_page_says_what_its_colours_are(predictor: Predictor) -> None:
     for leave_one_out in (False, True):
         forms = [one.to_dict() for one in explain(predictor, ["a good film", "bad"], leave_one_out=leave_one_out)]
-        assert ("The colours are leave-one-out effects" in page(forms, title="t")) == leave_one_out
-        assert "<p>2 texts. Each share is exact" in page(forms, title="t")
-    assert "<p>1 text. " in page(forms[:1], title="t")
-    assert "<details>" not in page(forms * 10, title="t")
-    long = page([*forms * 10, forms[0]], title="t")
+        assert ("The colours are leave-one-out effects" in explanation_page(forms, title="t")) == leave_one_out
+        assert "<p>2 texts. Each share is exact" in explanation_page(forms, title="t")
+    assert "<p>1 text. " in explanation_page(forms[:1], title="t")
+    assert "<details>" not in explanation_page(forms * 10, title="t")
+    long = explanation_page([*forms * 10, forms[0]], title="t")
     assert "<summary>1 more text</summary>" in long
     assert long.count("<details>") == long.count("</details>") == 1

@@ -26,7 +26,7 @@ from bertcnn.inference.explain import explain
 from bertcnn.inference.export import export_onnx
 from bertcnn.inference.groups import MOST_GROUPS, GroupColumn
 from bertcnn.inference.insights import insights
-from bertcnn.inference.insights_report import page, write_insights
+from bertcnn.inference.insights_report import insights_page, write_insights
 from bertcnn.inference.insights_result import Insights
 from bertcnn.inference.mistakes import can_judge, probable_mistakes
 from bertcnn.inference.phrases import PhraseTable, names_of
@@ -318,7 +318,7 @@ def test_dead_and_duplicate_filters_are_named(tiny: str) -> None:
     assert found.filters[1].ngrams == ()
     assert found.filters[0].group == found.filters[4].group is not None
     assert {1, 5} <= set(found.filter_groups[found.filters[0].group - 1].filters)
-    drawn = page(found, title="t")
+    drawn = insights_page(found, title="t")
     assert "1 filter never reacted in this file and could go: 2." in drawn
     assert "5 as 1" in drawn
 
@@ -394,7 +394,7 @@ def test_labels_of_a_model_with_many(tiny: str) -> None:
     again = insights(predictor, texts, labels=answers)
     assert again.mistakes is not None
     assert {one.row - 1 for one in again.mistakes.texts} <= set(range(len(texts)))
-    assert page(again, title="t").count("What speaks for") == sum(one.texts > 0 for one in again.labels)
+    assert insights_page(again, title="t").count("What speaks for") == sum(one.texts > 0 for one in again.labels)
 
 
 def test_probable_mistakes_are_the_labels_turned_round() -> None:
@@ -441,7 +441,7 @@ def test_a_weak_model_says_that_it_withholds(two: Predictor, tmp_path: Path) -> 
         assert found.withheld is withheld
         assert (found.mistakes is None) == withheld
         assert (
-            "None are named: the model answers 0 % of the texts as they are labelled" in page(found, title="t")
+            "None are named: the model answers 0 % of the texts as they are labelled" in insights_page(found, title="t")
         ) == withheld
 
 
@@ -451,7 +451,7 @@ def test_without_cleanlab_there_is_a_note(two: Predictor, monkeypatch: pytest.Mo
     found = insights(two, texts, labels=[one.label for one in two.predict(texts)])
     assert found.mistakes is None
     assert found.errors is not None
-    assert "pip install &#39;bertcnn[insights]&#39;" in page(found, title="t")
+    assert "pip install &#39;bertcnn[insights]&#39;" in insights_page(found, title="t")
     with pytest.raises(ModelError, match="need cleanlab: pip install"):
         probable_mistakes(np.zeros(5, dtype=np.int64), np.zeros((5, 2)))
 
@@ -477,10 +477,10 @@ def test_texts_labels_and_groups_are_as_many_and_of_any_kind(two: Predictor) -> 
 def test_no_texts_one_text_and_no_filters(two: Predictor, tiny: str) -> None:
     nothing = insights(two, [])
     assert nothing.texts == 0
-    assert "0" in page(nothing, title="t")
+    assert "0" in insights_page(nothing, title="t")
     one = insights(two, [""], labels=[two.label_names[0]], groups=["a"])
     assert (one.texts, one.blank, [group.texts for group in one.groups]) == (1, 1, [1])
-    assert page(one, title="t")
+    assert insights_page(one, title="t")
     assert json.loads(json.dumps(one.to_dict()))["labels"][0]["name"] == two.label_names[0]
     linear = Predictor(BertCNN.from_encoder(tiny, depth=1, features="mean"), load_tokenizer(tiny))
     with pytest.raises(ModelError, match="plain linear head and no filters"):
@@ -562,7 +562,7 @@ def hostile(predictor: Predictor) -> Insights:
 def test_what_users_wrote_is_escaped(two: Predictor, tmp_path: Path) -> None:
     found = hostile(two)
     title = "<script>1</script>"
-    drawn = page(found, title=title)
+    drawn = insights_page(found, title=title)
     seen = parsed(drawn)
     assert not {"script", "img", "b2", "i2", "iframe"} & set(seen.tags)
     assert "<script>alert(1)" in seen.text
@@ -611,7 +611,7 @@ def test_tables_hold_the_pages_figures(any_model: Predictor, tmp_path: Path) -> 
 def test_the_page_reads_well_for_many_labels_and_no_groups(tiny: str) -> None:
     torch.manual_seed(1)
     model = BertCNN.from_encoder(tiny, depth=1, num_filters=4, kernel_sizes=(1, 2), num_labels=12)
-    seen = parsed(page(insights(Predictor(model, load_tokenizer(tiny)), the_texts(60)), title="t"))
+    seen = parsed(insights_page(insights(Predictor(model, load_tokenizer(tiny)), the_texts(60)), title="t"))
     assert seen.text.count("What speaks for") == 12
     assert "How it moves" not in seen.text
     assert "Errors" not in seen.text

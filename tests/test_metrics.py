@@ -21,7 +21,7 @@ from bertcnn.inference.calibration import (
     probabilities_of,
     said_of_rare,
 )
-from bertcnn.inference.metrics import decide
+from bertcnn.inference.metrics import decide, reliability
 
 SCORES = ("accuracy", "macro_f1", "micro_f1", "log_loss", "calibration_error")
 
@@ -101,6 +101,14 @@ def test_calibration_error_by_hand() -> None:
     truth = np.array([0, 1, 0, 0, 1])
     gaps = abs(1 - 0.95 - 0.96) + abs(2 - 0.7 - 0.72) + abs(0 - 0.55)
     assert values(truth, table)["calibration_error"] == pytest.approx(gaps / 5)
+
+
+def test_reliability_by_hand() -> None:
+    found = reliability(np.array([0.95, 0.92, 0.55, 1.0, 0.94]), np.array([True, False, True, True, False]))
+    assert [row[2] for row in found] == [1, 1, 3]  # bins of 1/15
+    assert found[0][:2] == (0.55, 1)
+    assert found[1][:2] == (0.92, 0)
+    assert found[2][:2] == pytest.approx(((0.95 + 1.0 + 0.94) / 3, 2 / 3))
 
 
 def test_calibration_error_of_honest_and_of_boastful_probabilities() -> None:

@@ -22,10 +22,10 @@ from bertcnn.study.report import Report, write_report
 from bertcnn.study.statistics import Outcomes, compare, holm
 from bertcnn.study.verdict import (
     Answer,
-    Part,
+    SliceShare,
     contradictions,
     judge,
-    mean_of,
+    mean_difference,
     over_data,
     p_text,
     part_of,
@@ -168,12 +168,12 @@ def test_no_difference_has_no_minus_sign():
     ("part", "said"),
     [
         (
-            Part(0.2, 50, 100),
+            SliceShare(0.2, 50, 100),
             "50 % of this gain (50 of 100 right answers) falls on texts with negation, which are 20 %",
         ),
-        (Part(0.2, -3, 100), "None of this gain"),
-        (Part(0.2, 120, 100), "All of this gain"),
-        (Part(0.2, -40, -100), "40 % of this loss (40 of 100"),
+        (SliceShare(0.2, -3, 100), "None of this gain"),
+        (SliceShare(0.2, 120, 100), "All of this gain"),
+        (SliceShare(0.2, -40, -100), "40 % of this loss (40 of 100"),
     ],
 )
 def test_the_part_on_texts_with_negation(part, said):
@@ -206,7 +206,7 @@ def test_at_least_as_good_over_several_data_sets():
 
 
 def test_the_mean_over_data_sets_has_the_interval_of_a_mean_of_independent_ones():
-    found = mean_of([Estimate(0.04, 0.01, 0.07), Estimate(0.00, -0.04, 0.04)])
+    found = mean_difference([Estimate(0.04, 0.01, 0.07), Estimate(0.00, -0.04, 0.04)])
     # Half-widths of 3 and 4 points: the mean's is sqrt(3^2 + 4^2) / 2.
     assert (found.value, found.low, found.high) == pytest.approx((0.02, 0.02 - 0.025, 0.02 + 0.025))
 
@@ -216,7 +216,7 @@ def test_the_mean_over_data_sets_covers_the_truth_as_often_as_it_says():
     truths, errors = np.array([0.01, -0.02, 0.0, 0.03]), np.array([0.01, 0.02, 0.005, 0.015])
     hits = 0
     for drawn in generator.normal(truths, errors, (2000, 4)):
-        found = mean_of([Estimate(x, x - 1.96 * e, x + 1.96 * e) for x, e in zip(drawn, errors, strict=True)])
+        found = mean_difference([Estimate(x, x - 1.96 * e, x + 1.96 * e) for x, e in zip(drawn, errors, strict=True)])
         hits += found.low <= truths.mean() <= found.high
     assert hits / 2000 == pytest.approx(0.95, abs=0.015)
 
@@ -254,7 +254,7 @@ def test_part_of_counts_pairs():
     ids, zero = np.arange(4), np.zeros(4, dtype=np.int64)
     a = Outcomes(ids, zero, zero, np.array([0, 0, 0, 1]))
     b = Outcomes(ids, zero, zero, np.array([1, 1, 0, 0]))
-    assert part_of(a, b, [0, 2]) == Part(0.5, 1, 1)
+    assert part_of(a, b, [0, 2]) == SliceShare(0.5, 1, 1)
     assert part_of(a, b, []) is None
 
 

@@ -12,9 +12,8 @@ from scipy.stats import norm
 from sklearn import metrics as theirs
 
 from bertcnn.errors import StudyError
-from bertcnn.inference.metrics import calibration_error
 from bertcnn.study import statistics
-from bertcnn.study.curves import data_needed, frontier, reliability, time_to
+from bertcnn.study.curves import data_needed, frontier, time_to
 from bertcnn.study.statistics import (
     CROSSED,
     MCNEMAR,
@@ -415,22 +414,6 @@ def test_holm_is_never_below_and_keeps_the_order(raw: list[float]) -> None:
     adjusted = holm(raw)
     assert all(p <= q <= 1 for p, q in zip(raw, adjusted, strict=True))
     assert all(adjusted[i] <= adjusted[j] for i in range(len(raw)) for j in range(len(raw)) if raw[i] <= raw[j])
-
-
-def test_reliability_has_the_bins_of_the_calibration_error() -> None:
-    generator = np.random.default_rng(0)
-    table = generator.dirichlet([1, 1, 1], 300)
-    truth = generator.integers(0, 3, 300)
-    gaps = sum(n / 300 * abs(sure - right) for sure, right, n in reliability(table, truth))
-    assert gaps == pytest.approx(calibration_error(truth, table.argmax(axis=1), table))
-
-
-def test_reliability_by_hand() -> None:
-    table = np.array([[0.95, 0.05], [0.08, 0.92], [0.55, 0.45], [1.0, 0.0]])
-    found = reliability(table, np.array([0, 0, 0, 0]), bins=10)
-    assert [row[2] for row in found] == [1, 3]
-    assert found[0][:2] == pytest.approx((0.55, 1))
-    assert found[1][:2] == pytest.approx(((0.95 + 0.92 + 1.0) / 3, 2 / 3))
 
 
 def test_data_needed_by_hand() -> None:

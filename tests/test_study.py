@@ -202,7 +202,7 @@ def test_dev_and_test_of_their_own(reviews: Path, tmp_path: Path) -> None:
     assert division.dev.texts == ["a good film", "bad"]
     division.test.allow()
     assert division.test.open() == (Examples(["awful"], ["negative"], "a (test)"), [0])
-    assert "awful" not in division.pool  # an official test is not even encoded beforehand
+    assert "awful" not in division.also_encode  # an official test is not even encoded beforehand
 
 
 @settings(max_examples=40, deadline=None)

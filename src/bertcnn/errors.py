@@ -15,8 +15,12 @@ Anything else is a fault of ours and keeps its traceback.
 A message says what was got, what was expected, and what to do.
 """
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says where a disk or a quota has no room left, or a file none to grow."""
 
 
 class BertCNNError(Exception):

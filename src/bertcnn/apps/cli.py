@@ -4,7 +4,6 @@ Heavy libraries are imported inside the commands, so that ``--help`` is quick. W
 a user's hand is one line on stderr and exit code 2.
 """
 
-import errno
 import json
 import os
 import sys
@@ -47,7 +46,7 @@ from bertcnn.apps.options import (
 from bertcnn.apps.serve import serve
 from bertcnn.apps.show import SHOWN_LABELS, counted, err, out, rate, say_blank, show_operation, show_rows, show_scores
 from bertcnn.apps.train import train
-from bertcnn.errors import BertCNNError, DataError
+from bertcnn.errors import DISK_FULL, BertCNNError, DataError
 from bertcnn.settings import Settings, change
 
 if TYPE_CHECKING:
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
 )
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def main() -> None:
@@ -73,7 +71,7 @@ def main() -> None:
             raise
         _stop(f"This needs the package {error.name!r}, which is not installed here. Install bertcnn with all it needs.")
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             sys.stdout = open(os.devnull, "w")  # what is still to be written has no place  # noqa: SIM115, PTH123
             _stop(f"Cannot write the output: {error.strerror}. Free some space, or write elsewhere.")
         _stop(f"Cannot read or write: {error}. Check the path and its permissions, or give another.")

@@ -15,7 +15,7 @@ from bertcnn.apps.show import err, out, say_note
 from bertcnn.errors import SettingsError, StudyError
 
 if TYPE_CHECKING:
-    from bertcnn.study.findings import Report, Row
+    from bertcnn.study.findings import Report, SystemScores
     from bertcnn.study.plan import Plan
 
 
@@ -227,7 +227,7 @@ def _say_verdict(found: "Report", folder: Path) -> None:
     out.print("", *lines, sep="\n", highlight=False, soft_wrap=True)
 
 
-def _cells(row: "Row") -> list[str]:
+def _cells(row: "SystemScores") -> list[str]:
     if row.accuracy is None:
         return [row.system, f"[red]{escape(row.failures[0])}[/]" if row.failures else "not run", "", "", "", ""]
     seconds, speed = row.cost.get("train_seconds"), row.cost.get("texts_per_second")

@@ -66,7 +66,7 @@ def demo(
 
 def _own(name: str) -> Path:
     """Return the folder of a model of the demo's own, trained on the built-in reviews if it is not there yet."""
-    folder = cache_folder() / name
+    folder = demo_folder() / name
     if folder.is_dir():
         return folder
     err.print(f"Training {name!r} on the built-in reviews, once ...", highlight=False)
@@ -83,7 +83,7 @@ def _own(name: str) -> Path:
     return folder
 
 
-def cache_folder() -> Path:
+def demo_folder() -> Path:
     """Return where the demo keeps its models: ``BERTCNN_DEMO``, else the user's cache."""
     return Path(os.environ.get("BERTCNN_DEMO") or Path.home() / ".cache" / "bertcnn" / "demo").expanduser()
 

@@ -119,12 +119,12 @@ def explain(
 
 
 def _write(file: Path, forms: list[dict[str, Any]], title: str, number: int) -> None:
-    from bertcnn.inference.page import page
+    from bertcnn.inference.page import explanation_page
     from bertcnn.text.write_table import write_whole
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, page(forms, title=title))
+        write_whole(file, explanation_page(forms, title=title))
     except OSError as error:
         raise DataError(f"Cannot write {file}: {error}. Give another --html FILE.") from error
     rest = f", the first of {number:,}" if number > len(forms) else ""

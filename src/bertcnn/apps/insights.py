@@ -24,7 +24,7 @@ from bertcnn.apps.options import (
     reading,
     stdin_lines,
 )
-from bertcnn.apps.show import counted, err, out, printable, say_note
+from bertcnn.apps.show import SHOWN_LABELS, counted, err, out, printable, say_note
 from bertcnn.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from bertcnn.settings import DataSettings
     from bertcnn.text.labels import Label
 
-SHOWN_LABELS = 12
 SHOWN_PHRASES = 6
 TABLES = ("phrases.csv", "filters.csv", "texts.csv", "groups.csv")
 

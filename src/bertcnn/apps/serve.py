@@ -95,9 +95,9 @@ def serve_with(settings: ServerSettings, *, log_level: str = "INFO") -> None:
 
 
 def _page() -> "Page":
-    from bertcnn.apps.web import page
+    from bertcnn.apps.web import mount_page
 
-    return page
+    return mount_page
 
 
 def _key(file: Path | None) -> str | None:

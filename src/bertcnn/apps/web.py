@@ -61,7 +61,7 @@ class Told(Exception):  # noqa: N818  # an answer, not a fault
     """What a user is told instead of an answer."""
 
 
-def page(app: FastAPI, service: Service) -> None:
+def mount_page(app: FastAPI, service: Service) -> None:
     """Mount the page at ``/web/``; ``/`` leads there."""
 
     async def mount() -> None:

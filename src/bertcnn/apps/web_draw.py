@@ -51,7 +51,7 @@ def prediction(form: Form, *, name: str = "") -> str:
     return draw("bars", rows=rows, rest=len(found) - len(rows), name=name)
 
 
-def counted(counts: Counter[str], *, heading: str) -> str:
+def answer_bars(counts: Counter[str], *, heading: str) -> str:
     """Return how many rows got each answer, the commonest first."""
     total = max(counts.total(), 1)
     rows = [

@@ -18,11 +18,11 @@ from typing import Any
 from bertcnn.apps.batching import Busy
 from bertcnn.apps.hosting import BreathingBackend
 from bertcnn.apps.service import Service
-from bertcnn.apps.web_draw import counted, draw
+from bertcnn.apps.web_draw import answer_bars, draw
 from bertcnn.apps.web_guard import ROOT
 from bertcnn.errors import BertCNNError, DataError
 from bertcnn.inference.insights import insights
-from bertcnn.inference.insights_report import page as draw_insights
+from bertcnn.inference.insights_report import insights_page
 from bertcnn.inference.prediction import with_answer
 from bertcnn.inference.predictor import Predictor
 from bertcnn.text.cells import joined
@@ -185,7 +185,7 @@ async def classify_file(service: Service, path: Path, column: str, *, folder: Pa
     whole = [{name: row.get(name) for name in names} for row in done]
     harmless, changed = await asyncio.to_thread(without_formulas, whole)
     await asyncio.to_thread(write_rows, output, harmless)
-    answers = counted(Counter(row["prediction"] for row in done), heading=_took(len(done), perf_counter() - begun))
+    answers = answer_bars(Counter(row["prediction"] for row in done), heading=_took(len(done), perf_counter() - begun))
     answers += draw("note", text=_QUOTED.format(changed)) if changed else ""
     page = place / f"{path.stem}.insights.html"
     texts = [as_text(row[column]) for row in done]
@@ -242,7 +242,7 @@ async def _insights(service: Service, texts: list[str], page: Path, *, title: st
 
     def write() -> None:
         found = insights(_polite(service, is_over), texts, progress=note)
-        page.write_text(draw_insights(found, title=f"What drives {service.settings.model_name} on {title}"), "utf-8")
+        page.write_text(insights_page(found, title=f"What drives {service.settings.model_name} on {title}"), "utf-8")
 
     yield read
     async with service.aside:

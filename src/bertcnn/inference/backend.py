@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 
 from bertcnn.arrays import Floats32, Ints
 from bertcnn.errors import ModelError
-from bertcnn.network.folder import read_config
+from bertcnn.network.folder import MULTI, read_config
 from bertcnn.text.tokens import Batch, Pieces, Windowing, make_batch, plan_batches
 
 NO_FILTERS = "This model has a plain linear head and no filters. Train one with features = 'windows', the default."
@@ -52,7 +52,7 @@ class Spec:
         names = {int(i): str(name) for i, name in config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"}).items()}
         return cls(
             labels=tuple(names[i] for i in range(len(names))),
-            is_multi_label=config["problem_type"] == "multi_label_classification",
+            is_multi_label=config["problem_type"] == MULTI,
             thresholds=None if config["thresholds"] is None else tuple(config["thresholds"]),
             windowing=Windowing(
                 config["window_length"], config["window_overlap"], config["num_prefix"], config["num_suffix"]

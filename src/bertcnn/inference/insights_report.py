@@ -50,7 +50,7 @@ def write_insights(folder: str | Path, found: Insights, *, title: str, top: int 
         DataError: The folder cannot be written.
     """
     place = Path(folder)
-    drawn = page(found, title=title, top=top)
+    drawn = insights_page(found, title=title, top=top)
     tables = {"phrases": phrase_rows(found), "filters": filter_rows(found), "texts": text_rows(found)}
     if found.by is not None:
         tables["groups"] = group_rows(found)
@@ -124,7 +124,7 @@ def group_rows(found: Insights) -> Iterator[Row]:
         yield {**asdict(group), **{f"answered_{label.name}": label.by_group[i] for label in found.labels}}
 
 
-def page(found: Insights, *, title: str, top: int = 12) -> str:
+def insights_page(found: Insights, *, title: str, top: int = 12) -> str:
     """Return the page, which asks the network for nothing."""
     folded = len(found.labels) > OPEN_LABELS
     labels = sorted(found.labels, key=lambda label: -label.texts) if folded else list(found.labels)

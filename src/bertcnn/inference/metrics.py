@@ -170,10 +170,25 @@ def calibration_error(truth: Truth, answers: Truth, probabilities: Floats) -> fl
         each label's probability is a confidence of its own.
     """
     confidence = probabilities.ravel() if truth.ndim == 2 else probabilities.max(axis=1)
-    right = truth.ravel() if truth.ndim == 2 else (truth == answers)
+    right = truth.ravel() if truth.ndim == 2 else truth == answers
+    gaps = [abs(mean - share) * count for mean, share, count in reliability(confidence, right)]
+    return sum(gaps) / len(confidence)
+
+
+def reliability(confidence: Floats, right: npt.NDArray[Any]) -> list[tuple[float, float, int]]:
+    """Return what a reliability diagram shows: of 15 equal bins of confidence those that have any.
+
+    Args:
+        confidence: 0 to 1, of each answer, float ``(N,)``.
+        right: Whether it is, ``(N,)``.
+
+    Returns:
+        Mean confidence, share that is right, and number, by confidence.
+    """
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    gaps = np.bincount(bins, weights=right.astype(float) - confidence, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(confidence))
+    counts = np.bincount(bins, minlength=BINS)
+    sums, hits = (np.bincount(bins, weights=values, minlength=BINS) for values in (confidence, right))
+    return [(float(sums[i] / n), float(hits[i] / n), int(n)) for i, n in enumerate(counts) if n]
 
 
 SCORES: dict[str, Score] = {

@@ -34,7 +34,7 @@ def fragment(form: Form) -> str:
     return str(template("fragment.html.j2").render(one=view(form)))
 
 
-def page(forms: Sequence[Form], *, title: str) -> str:
+def explanation_page(forms: Sequence[Form], *, title: str) -> str:
     """Return a page with the pictures of some explanations.
 
     Args:

@@ -5,10 +5,9 @@ from typing import Any, ClassVar, Literal, cast
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
-from bertcnn.network.folder import FORMAT_VERSION, MODEL_TYPE
+from bertcnn.network.folder import FORMAT_VERSION, MODEL_TYPE, MULTI
 from bertcnn.text.tokens import Windowing
 
-SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 """What ``problem_type`` can be. Nothing here trains a regression, but Hugging Face's Trainer can."""
 
 

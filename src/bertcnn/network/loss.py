@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bertcnn.network.config import MULTI, REGRESSION, SINGLE
+from bertcnn.network.folder import MULTI, REGRESSION, SINGLE
 
 IGNORED = -100
 """The label of a text that does not count, as in Hugging Face's models."""

@@ -20,9 +20,9 @@ from transformers.utils.import_utils import is_tracing
 
 from bertcnn.errors import ModelError, SettingsError, reason
 from bertcnn.network.cnn import TextCNN
-from bertcnn.network.config import MULTI, SINGLE, BertCNNConfig, WordVectorsConfig
+from bertcnn.network.config import BertCNNConfig, WordVectorsConfig
 from bertcnn.network.encoder import build_encoder, encode, load_encoder, longest_window, states_count, states_width
-from bertcnn.network.folder import WEIGHTS, check_folder, sha256_of
+from bertcnn.network.folder import MULTI, SINGLE, WEIGHTS, check_folder, sha256_of
 from bertcnn.network.loss import classification_loss
 from bertcnn.network.pool import StatePool
 from bertcnn.network.vectors import WordVectors

@@ -43,7 +43,7 @@ _NOT_OF_STATES = frozenset({"_name_or_path", "architectures", "dtype", "transfor
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
-def mean_of(states: npt.NDArray[Any]) -> Floats32:
+def mean_state(states: npt.NDArray[Any]) -> Floats32:
     """Return the mean of a text's states ``(T, D)``, float32 ``(D,)``; 0 where there are none."""
     return np.asarray(np.sum(states, axis=0, dtype=np.float32) / max(1, len(states)), dtype=np.float32)
 

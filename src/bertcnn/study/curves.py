@@ -1,29 +1,6 @@
-"""What is read off curves: of confidence, of data, of training, and of accuracy against cost."""
+"""What is read off curves: of data, of training, and of accuracy against cost."""
 
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-
-from bertcnn.arrays import Floats
-from bertcnn.inference.metrics import BINS
-
-
-def reliability(
-    probabilities: Floats, truth: npt.NDArray[np.integer[Any]], *, bins: int = BINS
-) -> list[tuple[float, float, int]]:
-    """Return mean confidence, accuracy and number of texts of each bin that has any, by confidence.
-
-    The confidence of a text is the largest of its row of ``probabilities`` ``(N, K)``; ``truth`` is
-    class ids ``(N,)``; the bins have equal width, and are those of the calibration error.
-    """
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    right = (probabilities.argmax(axis=1) == truth).astype(np.float64)
-    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    texts = np.bincount(place, minlength=bins)
-    sums, hits = (np.bincount(place, weights=values, minlength=bins) for values in (confidence, right))
-    return [(float(sums[i] / n), float(hits[i] / n), int(n)) for i, n in enumerate(texts) if n]
 
 
 def data_needed(fractions: Sequence[float], scores: Sequence[float], target: float) -> float | None:

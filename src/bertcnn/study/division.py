@@ -101,7 +101,7 @@ class Division:
         train: Of which a fraction may have been taken.
         dev: To choose on.
         test: Sealed.
-        pool: Texts, without labels, whose encoder states other runs share.
+        also_encode: Texts, without labels, whose encoder states other runs share.
         fingerprint: sha256 over all texts and labels, to tell that two runs had the same.
         leaks: Texts that are in two splits, counted by which.
     """
@@ -109,7 +109,7 @@ class Division:
     train: Examples
     dev: Examples
     test: Sealed
-    pool: list[str]
+    also_encode: list[str]
     fingerprint: str
     leaks: dict[str, int]
 
@@ -159,10 +159,10 @@ def divide(table: TaskData, run: Run) -> Division:
         taken = set(ids)
         test = train.pick(ids, "test")
         train = train.pick((i for i in range(len(train)) if i not in taken), "train")
-        pool = table.train.texts
+        also_encode = table.train.texts
     else:
         ids = list(range(len(test)))
-        pool = train.texts + (table.dev.texts if table.dev else [])
+        also_encode = train.texts + (table.dev.texts if table.dev else [])
     dev = table.dev
     if dev is None:
         kept = set(stratified_rows(train, DEV_FRACTION, seed=run.seed))
@@ -176,7 +176,7 @@ def divide(table: TaskData, run: Run) -> Division:
     fingerprint = fingerprint_of((train, dev, test))
     leaks = find_leaks(Splits(train, dev, test))
     train = train.pick(nested_rows(train, run.fraction, seed=run.seed), f"{run.fraction:.0%}")
-    return Division(train, dev, Sealed(test, ids), pool, fingerprint, leaks)
+    return Division(train, dev, Sealed(test, ids), also_encode, fingerprint, leaks)
 
 
 def nested_rows(examples: Examples, fraction: float, *, seed: int) -> list[int]:

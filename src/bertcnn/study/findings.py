@@ -10,10 +10,10 @@ from statistics import fmean, median
 from typing import Any
 
 from bertcnn.errors import StudyError
-from bertcnn.inference.metrics import Estimate
+from bertcnn.inference.metrics import Estimate, reliability
 from bertcnn.study.behaviour import Tally
 from bertcnn.study.cost import Cost
-from bertcnn.study.curves import frontier, reliability, time_to
+from bertcnn.study.curves import frontier, time_to
 from bertcnn.study.details import (
     Curve,
     Disagreement,
@@ -44,7 +44,7 @@ from bertcnn.study.verdict import Answer, answer, contradictions, judge, over_da
 
 
 @dataclass(frozen=True)
-class Row:
+class SystemScores:
     """One system on one data set, trained on all of its texts.
 
     Scores and costs are over the runs that are done: accuracy and macro-F1 pooled with
@@ -102,7 +102,7 @@ class DataSet:
     tested: int
     labels: tuple[str, ...]
     fingerprints: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[SystemScores, ...]
     curves: tuple[Curve, ...]
     slices: tuple[Slice, ...]
     flips: dict[str, dict[str, float]]
@@ -270,8 +270,9 @@ def _data_set(
         behaviour={one: tallies for one in ladder if (tallies := behaviour(study.of(name, one)))},
         transfer={one: moved for one in ladder if (moved := transfer(study.of(name, one)))},
         reliability={
-            one: tuple(reliability(pooled[one].probabilities, pooled[one].outcomes.truth))
+            one: tuple(reliability(found.probabilities.max(axis=1), found.outcomes.answers == found.outcomes.truth))
             for one in main_systems(here, pooled)
+            for found in [pooled[one]]
         },
         contrast=contrast(here, pooled, examples, labels),
     )
@@ -284,7 +285,7 @@ def _tested_by_most(tested: Collection[frozenset[int]]) -> frozenset[int] | None
     return found if found is not None and (counts[found] > 1 or len(tested) == 1) else None
 
 
-def _rows(study: Study, data: str, ladder: Sequence[str], whole: Container[str]) -> tuple[Row, ...]:
+def _rows(study: Study, data: str, ladder: Sequence[str], whole: Container[str]) -> tuple[SystemScores, ...]:
     """Return the systems of a data set, the best on dev and those on the frontier marked."""
     expected = study.expected(data)
     rows = [
@@ -305,13 +306,13 @@ def _rows(study: Study, data: str, ladder: Sequence[str], whole: Container[str])
     )
 
 
-def _row(study: Study, data: str, name: str, expected: int, *, whole: bool) -> Row:
+def _row(study: Study, data: str, name: str, expected: int, *, whole: bool) -> SystemScores:
     runs = study.of(data, name)
     done = [run for run in runs if run.done]
     pooled = study.pooled(data, name)
     times = [found for run in done if (found := time_to(_progress(run)))]
     about, group = _about(name)
-    return Row(
+    return SystemScores(
         system=name,
         about=about,
         group=group,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from bertcnn.study.findings import DataSet, Row
+from bertcnn.study.findings import DataSet, SystemScores
 from bertcnn.study.verdict import Answer
 
 COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart
@@ -155,7 +155,7 @@ def _uri(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _place(row: Row) -> tuple[float, float]:
+def _place(row: SystemScores) -> tuple[float, float]:
     assert row.accuracy is not None
     return row.cost["texts_per_second"] or 1.0, 100 * row.accuracy.value
 

@@ -152,7 +152,7 @@ def _tune(plan: Plan, run: Run, division: Division) -> _Fitted:
             division.dev,
             seed=run.seed,
             vectors=_vectors(plan),
-            pool=division.pool,
+            also_encode=division.also_encode,
         )
         seconds = time.perf_counter() - started
         labels = [str(label) for label in made.classes_]

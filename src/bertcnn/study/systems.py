@@ -225,7 +225,7 @@ def fit(
     *,
     seed: int = 0,
     vectors: str = "",
-    pool: Sequence[str] = (),
+    also_encode: Sequence[str] = (),
 ) -> Classifier:
     """Make a system.
 
@@ -237,7 +237,7 @@ def fit(
         dev: To choose the depth, the temperature and the like.
         seed: Of everything.
         vectors: File of word vectors.
-        pool: Texts whose encoder states are kept together.
+        also_encode: Texts whose encoder states are kept together.
     """
     if one.settings is not None:
         # Imported here, for it loads torch and Trainer, which the other systems do without.
@@ -245,12 +245,14 @@ def fit(
 
         settings = network_settings(one, base, changes, seed=seed, vectors=vectors)
         network = BertCNNClassifier(**vars(settings.model), **vars(settings.training))
-        return cast(Classifier, network.fit(train.texts, train.labels, dev=(dev.texts, dev.labels), also_encode=pool))
+        return cast(
+            Classifier, network.fit(train.texts, train.labels, dev=(dev.texts, dev.labels), also_encode=also_encode)
+        )
     values = {**one.defaults, **changes}
-    return cast(Classifier, _plain(one, values, base, seed, pool).fit(train.texts, train.labels))
+    return cast(Classifier, _plain(one, values, base, seed, also_encode).fit(train.texts, train.labels))
 
 
-def _plain(one: System, values: Values, base: Settings, seed: int, pool: Sequence[str]) -> Any:
+def _plain(one: System, values: Values, base: Settings, seed: int, also_encode: Sequence[str]) -> Any:
     """Return a system that is not a network of ours."""
     if one.name == "majority":
         return DummyClassifier(strategy="prior")
@@ -264,7 +266,7 @@ def _plain(one: System, values: Values, base: Settings, seed: int, pool: Sequenc
         )
         return make_pipeline(words, regression)
     # Not scaled: some states hardly vary, and scaling them turns the cache's rounding into noise.
-    return make_pipeline(MeanStates(base, one.depth, pool), regression)
+    return make_pipeline(MeanStates(base, one.depth, also_encode), regression)
 
 
 class MeanStates(TransformerMixin, BaseEstimator):
@@ -273,13 +275,13 @@ class MeanStates(TransformerMixin, BaseEstimator):
     Args:
         base: Names the encoder and the cache.
         depth: Layers to run, from below.
-        pool: Texts whose states are kept in the same cache entry.
+        also_encode: Texts whose states are kept in the same cache entry.
     """
 
-    def __init__(self, base: Settings, depth: str = "all", pool: Sequence[str] = ()) -> None:
+    def __init__(self, base: Settings, depth: str = "all", also_encode: Sequence[str] = ()) -> None:
         self.base = base
         self.depth = depth
-        self.pool = pool
+        self.also_encode = also_encode
 
     def fit(self, X: Sequence[str], y: Any = None) -> Self:  # noqa: ARG002, N803  # scikit-learn's names
         """Load the encoder."""
@@ -293,17 +295,17 @@ class MeanStates(TransformerMixin, BaseEstimator):
 
     def fit_transform(self, X: Sequence[str], y: Any = None, **_: Any) -> Floats32:  # noqa: N803
         """Encode the texts to learn from, or find their states in the cache."""
-        from bertcnn.network.states import cache_folder, cached_states, mean_of
+        from bertcnn.network.states import cache_folder, cached_states, mean_state
 
         self.fit(X, y)
         started = perf_counter()
-        texts = sorted({*X, *self.pool})
+        texts = sorted({*X, *self.also_encode})
         pieces = self.tokenizer_(texts)
         states = cached_states(self.model_, self.tokenizer_, pieces, cache_folder(self.base.training.cache))
         place = {text: i for i, text in enumerate(texts)}
         share = pieces.lengths[[place[text] for text in set(X)]].sum() / max(1, len(pieces.ids))
         self.cached_seconds_ = share * states.seconds - (perf_counter() - started)
-        return np.stack([mean_of(states[place[text]]) for text in X])
+        return np.stack([mean_state(states[place[text]]) for text in X])
 
     def transform(self, X: Sequence[str]) -> Floats32:  # noqa: N803  # scikit-learn's name
         """Encode texts; not from the cache, so that what it costs can be measured."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bertcnn.inference.metrics import Estimate
 from bertcnn.study.details import Curve, Disagreement
-from bertcnn.study.findings import DataSet, Report, Row
+from bertcnn.study.findings import DataSet, Report, SystemScores
 from bertcnn.study.verdict import p_text
 
 NOTHING = ""
@@ -73,7 +73,7 @@ def scores(data: DataSet) -> Table:
 
 def costs(data: DataSet) -> Table | None:
     """Return what each system costs; columns in which nothing is known are left out."""
-    measures: dict[str, Callable[[Row], str]] = {
+    measures: dict[str, Callable[[SystemScores], str]] = {
         "Train\u00a0s": lambda row: plain(row.cost["train_seconds"]),
         "Texts/s": lambda row: plain(row.cost["texts_per_second"]),
         "Latency\u00a0ms": lambda row: plain(row.cost["latency_ms"]),
@@ -305,11 +305,11 @@ def _need(curve: Curve, other: str) -> str:
     return f"{texts:,.0f}" if texts > first else f"at most {texts:,.0f}"
 
 
-def _runs(row: Row) -> str:
+def _runs(row: SystemScores) -> str:
     if not row.runs and not row.failures:
         return NOT_RUN
     return f"{row.runs}" if row.runs == row.expected else f"{row.runs} of {row.expected}"
 
 
-def _failures(row: Row) -> str:
+def _failures(row: SystemScores) -> str:
     return "" if not row.failures else f"{len(row.failures)} failed. " + "; ".join(row.failures)

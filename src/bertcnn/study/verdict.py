@@ -22,7 +22,7 @@ DevScores = Mapping[str, Mapping[RunKey, float]]
 
 
 @dataclass(frozen=True)
-class Part:
+class SliceShare:
     """How much of a net difference falls on some of the texts.
 
     Attributes:
@@ -74,7 +74,7 @@ class Answer:
     smallest: float
     texts: int
     seeds: int
-    negation: Part | None
+    negation: SliceShare | None
     shown: bool = False
     sentence: str = ""
 
@@ -106,7 +106,7 @@ def sides(
     return max(scores, key=scores.__getitem__, default=None)  # the first of equals
 
 
-def part_of(a: Outcomes, b: Outcomes, examples: Iterable[int]) -> Part | None:
+def part_of(a: Outcomes, b: Outcomes, examples: Iterable[int]) -> SliceShare | None:
     """Return how much of the difference between two systems falls on some texts; None if there are none."""
     right_b = {
         (e, s): r for e, s, r in zip(b.example.tolist(), b.seed.tolist(), (b.truth == b.answers).tolist(), strict=True)
@@ -119,11 +119,11 @@ def part_of(a: Outcomes, b: Outcomes, examples: Iterable[int]) -> Part | None:
             pairs, net = pairs + 1, net + step
             if e in special:
                 inside, net_inside = inside + 1, net_inside + step
-    return Part(inside / pairs, net_inside, net) if inside else None
+    return SliceShare(inside / pairs, net_inside, net) if inside else None
 
 
 def answer(
-    question: str, asks: str, data: str, pair: tuple[str, str], *, found: Comparison, negation: Part | None
+    question: str, asks: str, data: str, pair: tuple[str, str], *, found: Comparison, negation: SliceShare | None
 ) -> Answer:
     """Put a comparison down as the answer to a question, not yet judged."""
     return Answer(
@@ -202,7 +202,7 @@ def over_data(answers: Sequence[Answer], margin: float | None = None) -> str:
         answers: To the question, one a data set.
         margin: Where "at least as good" is asked: how much worse still counts as that.
     """
-    mean = mean_of([one.difference for one in answers])
+    mean = mean_difference([one.difference for one in answers])
     average = f" Their mean: {_signed(mean.value)} points [{_signed(mean.low)}, {_signed(mean.high)}]."
     if margin is not None:
         held = ", ".join(one.data for one in answers if one.difference.low > -margin) or "none"
@@ -219,7 +219,7 @@ def over_data(answers: Sequence[Answer], margin: float | None = None) -> str:
     return f"Shown on {len(better) + len(worse)} of {len(answers)} data sets: {'; '.join(parts)}.{average}"
 
 
-def mean_of(differences: Sequence[Estimate]) -> Estimate:
+def mean_difference(differences: Sequence[Estimate]) -> Estimate:
     """Return the mean of differences on several data sets, each counting once, with its 95 % interval.
 
     The data sets are taken as given, and independent: the interval is of these, not of data sets at large.
@@ -292,7 +292,7 @@ def _points(value: float) -> str:
     return f"{round(value, 1) + 0.0:.1f}"
 
 
-def _negation(part: Part) -> str:
+def _negation(part: SliceShare) -> str:
     """Say which share of a difference falls on texts with negation."""
     if part.net_all == 0:
         return ""

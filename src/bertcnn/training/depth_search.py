@@ -21,7 +21,7 @@ from bertcnn.inference.metrics import Truth
 from bertcnn.network.config import BertCNNConfig
 from bertcnn.network.encoder import states_count
 from bertcnn.network.model import BertCNN
-from bertcnn.network.states import States, cache_folder, mean_of, stream_states
+from bertcnn.network.states import States, cache_folder, mean_state, stream_states
 from bertcnn.settings import Settings, change
 from bertcnn.text.tokens import Pieces, PieceTokenizer
 from bertcnn.training.depth import (
@@ -267,7 +267,7 @@ class DepthSearch:
 
 def _means(states: States, rows: Ints) -> Floats32:
     """Return the mean of each text's states, ``(N, S)``."""
-    return np.stack([mean_of(states[row]) for row in rows])
+    return np.stack([mean_state(states[row]) for row in rows])
 
 
 def at(settings: Settings, depth: int | str, num_filters: int | None = None) -> Settings:

@@ -28,7 +28,7 @@ from bertcnn.training.stage import Stage, TextSet, collate_pieces, collate_state
 
 
 @dataclass(frozen=True)
-class Pool:
+class SharedPieces:
     """The distinct texts of all splits as pieces, so that other seeds and folds of the same texts find their states.
 
     Attributes:
@@ -86,7 +86,7 @@ class TrainingRun:
         """Go through all stages, and leave the model with the weights that are kept."""
         method, training = self.settings.training.method, self.settings.training
         self.truths = truths
-        self.pool = Pool.of(splits, also_encode, self.tokenizer, most=training.max_train_pieces)
+        self.shared = SharedPieces.of(splits, also_encode, self.tokenizer, most=training.max_train_pieces)
         if self.settings.model.depth == "half-or-all" and self.model.config.num_hidden_layers < 2:
             self.settings = at(self.settings, "all")  # there is nothing to choose from
         elif self.settings.model.searches_depth:
@@ -126,10 +126,10 @@ class TrainingRun:
         """Encode the texts of all splits, or find their states in the cache."""
         cache = cache_folder(self.settings.training.cache)
         # Several processes share the cache: the first writes, the others wait and read.
-        started, pieces = time.perf_counter(), self.pool.pieces
+        started, pieces = time.perf_counter(), self.shared.pieces
         with PartialState().main_process_first(), encoding_bar(self.console, len(pieces.ids)) as advance:
             states = cached_states(model, self.tokenizer, pieces, cache, progress=advance)
-        learned = np.unique(np.concatenate([self.pool.rows["train"], self.pool.rows["dev"]]))
+        learned = np.unique(np.concatenate([self.shared.rows["train"], self.shared.rows["dev"]]))
         share = pieces.lengths[learned].sum() / max(1, len(pieces.ids))
         encoding = float(share * states.seconds)
         self.encoding_seconds += encoding
@@ -139,9 +139,9 @@ class TrainingRun:
     def _choose_depth(self, texts: Sequence[str]) -> None:
         """Search the depth, or read what was found before the run was killed, and go on at it."""
         note, is_main = self.folder / "depth.json", PartialState().is_main_process
-        pieces = self.pool.pieces
-        text = median_text(texts, pieces.lengths[self.pool.rows["train"]])
-        both = [(self.pool.rows[part], self.truths[part]) for part in ("train", "dev")]
+        pieces = self.shared.pieces
+        text = median_text(texts, pieces.lengths[self.shared.rows["train"]])
+        both = [(self.shared.rows[part], self.truths[part]) for part in ("train", "dev")]
         rows, truth = (np.concatenate(one) for one in zip(*both, strict=True))
         search = DepthSearch(
             self,
@@ -149,7 +149,7 @@ class TrainingRun:
             self.tokenizer,
             pieces=pieces,
             learned=(rows, truth),
-            dev_texts=len(self.pool.rows["dev"]),
+            dev_texts=len(self.shared.rows["dev"]),
             text=text,
             console=self.console,
         )
@@ -180,9 +180,10 @@ class TrainingRun:
         self, model: BertCNN, folder: Path, name: str, epochs: int, states: States | None, *, resume: bool
     ) -> tuple[list[dict[str, float]], list[str]]:
         """Train the head where there are states, else all; return Trainer's log and signs of failure."""
-        training, pool, metric = self.settings.training, self.pool, self.metric
+        training, shared, metric = self.settings.training, self.shared, self.metric
         sets = {
-            part: TextSet(pool.pieces, pool.rows[part], self.truths[part], training.seed) for part in ("train", "dev")
+            part: TextSet(shared.pieces, shared.rows[part], self.truths[part], training.seed)
+            for part in ("train", "dev")
         }
         whole = collate_pieces(model.config.windowing, self.tokenizer.pad_id)
         collate = whole if states is None else collate_states(states)
@@ -202,7 +203,7 @@ class TrainingRun:
         """Return by how much a dev score may be worse than another before it is taken for worse."""
         if self.metric == "log_loss":
             return 0.0
-        return standard_error(score, texts=len(self.pool.rows["dev"]))
+        return standard_error(score, texts=len(self.shared.rows["dev"]))
 
 
 def _move(source: Path, target: Path) -> bool:

@@ -1,6 +1,5 @@
 """A trained model to a folder that appears when it is whole."""
 
-import errno
 import importlib.metadata
 import json
 import platform
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from bertcnn.errors import ModelError, TrainingError
+from bertcnn.errors import DISK_FULL, ModelError, TrainingError
 from bertcnn.inference.export import export_onnx
 from bertcnn.inference.golden import write_golden
 from bertcnn.inference.metrics import Evaluation
@@ -84,9 +83,8 @@ def save(
 
 def _is_full(error: Exception) -> bool:
     """Return whether a disk or a quota has no room left; safetensors tells the number in words only."""
-    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     told = getattr(error, "errno", None)
-    return told in numbers or any(f"os error {number}" in str(error) for number in numbers)
+    return told in DISK_FULL or any(f"os error {number}" in str(error) for number in DISK_FULL)
 
 
 def _write(trained: Trained, folder: Path, sources: Mapping[str, str | None] | None) -> None:

@@ -185,7 +185,7 @@ def train(
         temperature=temperature,
         history=run.history,
         warnings=run.warnings,
-        cut_texts=run.pool.cut_texts,
+        cut_texts=run.shared.cut_texts,
         seconds=time.perf_counter() - started,
         encoding_seconds=run.encoding_seconds,
         cached_seconds=run.cached_seconds,
