@@ -1,7 +1,7 @@
 """What a user would pick instead of an explanation by shares: scores of words by captum, lime, shap and by hand.
 
 Every function takes a predictor run by torch and a text, and returns one score a word of
-:func:`bertcnn.inference.winners.words_of`; what speaks for the predicted label is positive. But for
+:func:`bertcnn.inference.explaining.winners.words_of`; what speaks for the predicted label is positive. But for
 LIME, which fits its probability, all explain the margin: its logit over that of the runner-up.
 """
 
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from bertcnn import Predictor
 from bertcnn.arrays import Bools, Floats32, Floats64, Ints
-from bertcnn.inference.counterfactual import without
-from bertcnn.inference.explanation import Phrase
-from bertcnn.inference.winners import Span, words_of
+from bertcnn.inference.explaining.counterfactual import without
+from bertcnn.inference.explaining.explanation import Phrase
+from bertcnn.inference.explaining.winners import Span, words_of
 
 Method = Callable[[Predictor, str], Floats64]
 

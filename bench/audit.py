@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python bench/audit.py sst2-frozen sst2-finetuned cr-frozen amazon-frozen --texts 500
 
-Each name is a model of :mod:`trained`; its test texts are audited (:mod:`bertcnn.inference.audit`), by
+Each name is a model of :mod:`trained`; its test texts are audited (:mod:`bertcnn.inference.explaining.audit`), by
 window width, label, kind of phrase and phrase. Results go to docs/studies/faithfulness-audit.json.
 """
 
@@ -19,9 +19,9 @@ import torch
 
 from bertcnn import Predictor
 from bertcnn.arrays import Bools, Floats64, Ints
-from bertcnn.inference.audit import alone_features
-from bertcnn.inference.explain import read_winners
-from bertcnn.inference.winners import Winners
+from bertcnn.inference.explaining.audit import alone_features
+from bertcnn.inference.explaining.explain import read_winners
+from bertcnn.inference.explaining.winners import Winners
 from bertcnn.study.slices import has_negation
 from machine import describe
 from trained import DATA, ROOT, prepared

@@ -1,6 +1,6 @@
 """How faithful scores of words are: what deleting words, or keeping only them, does to the answer.
 
-A word is one of :func:`bertcnn.inference.winners.words_of` (a run of letters, or of marks). Deleting
+A word is one of :func:`bertcnn.inference.explaining.winners.words_of` (a run of letters, or of marks). Deleting
 means writing the text without it and reading that anew, as a user would.
 
 Source:
@@ -18,9 +18,9 @@ from typing import Protocol
 import numpy as np
 
 from bertcnn.arrays import Floats64
-from bertcnn.inference.counterfactual import without
-from bertcnn.inference.explanation import Phrase
-from bertcnn.inference.winners import words_of
+from bertcnn.inference.explaining.counterfactual import without
+from bertcnn.inference.explaining.explanation import Phrase
+from bertcnn.inference.explaining.winners import words_of
 
 BINS = (1, 5, 10, 20, 50)
 """Percent of the words whose effects are averaged."""

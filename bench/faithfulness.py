@@ -25,7 +25,7 @@ import forms
 from attributions import Method
 from bertcnn import Predictor
 from bertcnn.arrays import Floats64
-from bertcnn.inference.winners import words_of
+from bertcnn.inference.explaining.winners import words_of
 from eraser import outcomes
 from machine import describe
 from trained import DATA, KEPT, ROOT, prepared

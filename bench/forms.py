@@ -11,7 +11,7 @@ import numpy as np
 from attributions import owners
 from bertcnn import Predictor
 from bertcnn.arrays import Floats32, Floats64, Ints
-from bertcnn.inference.winners import words_of
+from bertcnn.inference.explaining.winners import words_of
 
 
 def even_shares(predictor: Predictor, text: str) -> Floats64:

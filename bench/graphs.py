@@ -23,7 +23,7 @@ import numpy as np
 import onnxruntime
 
 from bertcnn import Predictor
-from bertcnn.inference.onnx_backend import FILES, SLOW_FUSIONS, threads
+from bertcnn.inference.onnx.backend import FILES, SLOW_FUSIONS, threads
 from bertcnn.settings import BackendName
 from bertcnn.text.tokens import Batch, Pieces
 

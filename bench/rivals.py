@@ -266,7 +266,7 @@ class FastText(System):
 
 
 def _threads() -> int:
-    from bertcnn.inference.onnx_backend import threads
+    from bertcnn.inference.onnx.backend import threads
 
     return threads()
 

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from bertcnn import Predictor, Settings, load_splits
-from bertcnn.inference.onnx_backend import FILES, OnnxBackend
+from bertcnn.inference.onnx.backend import FILES, OnnxBackend
 from bertcnn.network.folder import MADE_OF
 from corpora import write_corpora
 from models import OURS, dynamic

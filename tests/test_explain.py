@@ -24,15 +24,15 @@ from typer.testing import CliRunner
 from bertcnn import BertCNN, DataError, ModelError, Predictor
 from bertcnn.apps.explain import explain as command
 from bertcnn.apps.explain import picture
-from bertcnn.inference import counterfactual as search
-from bertcnn.inference.counterfactual import window_scores, without
-from bertcnn.inference.explain import explain
-from bertcnn.inference.explanation import Explanation, Phrase
+from bertcnn.inference.explaining import counterfactual as search
+from bertcnn.inference.explaining.counterfactual import window_scores, without
+from bertcnn.inference.explaining.explain import explain
+from bertcnn.inference.explaining.explanation import Explanation, Phrase
+from bertcnn.inference.explaining.page import MOST_CHARACTERS, explanation_page, fragment, marks, signed
+from bertcnn.inference.explaining.winners import winners_of, words_of
 from bertcnn.inference.export import export_onnx
-from bertcnn.inference.page import MOST_CHARACTERS, explanation_page, fragment, marks, signed
 from bertcnn.inference.prediction import predictions_of
 from bertcnn.inference.refusal import risk_coverage, threshold_for
-from bertcnn.inference.winners import winners_of, words_of
 from bertcnn.network.encoder import load_tokenizer
 from bertcnn.network.vectors import build_vectors
 
@@ -366,7 +366,7 @@ def test_effects_are_what_reading_the_shortened_texts_gives(tiny: str, kind: str
 
 
 def test_of_many_words_those_with_the_greatest_shares_are_left_out(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bertcnn.inference.leave_one_out.MOST_WORDS", 2)
+    monkeypatch.setattr("bertcnn.inference.explaining.leave_one_out.MOST_WORDS", 2)
     (one,) = explain(random_model(tiny, "two labels"), ["the staff is so very dull"], leave_one_out=True)
     left_out = [word for word in one.words if word.effects is not None]
     pairs = zip(one.decision.words, one.decision.word_shares, strict=True)
@@ -666,7 +666,8 @@ def test_onnx_explains_as_torch_does(graph: Path) -> None:
 @pytest.mark.slow
 def test_onnx_explains_without_torch(graph: Path) -> None:
     code = (
-        "import sys; from bertcnn.inference.predictor import Predictor; from bertcnn.inference.explain import explain\n"
+        "import sys; from bertcnn.inference.predictor import Predictor\n"
+        "from bertcnn.inference.explaining.explain import explain\n"
         f"p = Predictor.load({str(graph)!r}, backend='onnx')\n"
         "e = explain(p, ['a good film'], audit=True, counterfactual=True)[0]; e._repr_html_()\n"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
@@ -675,7 +676,7 @@ def test_onnx_explains_without_torch(graph: Path) -> None:
 
 
 def test_the_modules_load_no_torch() -> None:
-    code = "import sys, bertcnn.inference.explain, bertcnn.inference.page; sys.exit('torch' in sys.modules)"
+    code = "import sys\nfrom bertcnn.inference.explaining import explain, page\nsys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

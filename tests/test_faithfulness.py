@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bertcnn import Predictor
-from bertcnn.inference.winners import words_of
+from bertcnn.inference.explaining.winners import words_of
 
 BENCH = str(Path(__file__).parent.parent / "bench")
 

@@ -20,17 +20,17 @@ from typer.testing import CliRunner
 from bertcnn import BertCNN, DataError, ModelError, Predictor, Settings
 from bertcnn.apps.insights import _labels
 from bertcnn.apps.insights import insights as command
-from bertcnn.inference import insights as module
-from bertcnn.inference import mistakes
-from bertcnn.inference.explain import explain
+from bertcnn.inference.explaining.explain import explain
+from bertcnn.inference.explaining.winners import Span, Winners
 from bertcnn.inference.export import export_onnx
-from bertcnn.inference.groups import MOST_GROUPS, GroupColumn
-from bertcnn.inference.insights import insights
-from bertcnn.inference.insights_report import insights_page, write_insights
-from bertcnn.inference.insights_result import Insights
-from bertcnn.inference.mistakes import can_judge, probable_mistakes
-from bertcnn.inference.phrases import PhraseTable, names_of
-from bertcnn.inference.winners import Span, Winners
+from bertcnn.inference.insights import collect as module
+from bertcnn.inference.insights import mistakes
+from bertcnn.inference.insights.collect import insights
+from bertcnn.inference.insights.groups import MOST_GROUPS, GroupColumn
+from bertcnn.inference.insights.mistakes import can_judge, probable_mistakes
+from bertcnn.inference.insights.phrases import PhraseTable, names_of
+from bertcnn.inference.insights.report import insights_page, write_insights
+from bertcnn.inference.insights.result import Insights
 from bertcnn.network.encoder import load_tokenizer
 from bertcnn.settings import change
 from bertcnn.text.read_table import read_rows
@@ -194,7 +194,7 @@ def test_a_full_table_forgets_the_weak_and_says_what_that_can_cost() -> None:
 
 
 def test_the_modules_load_no_torch() -> None:
-    code = "import sys, bertcnn.inference.insights, bertcnn.apps.insights; sys.exit('torch' in sys.modules)"
+    code = "import sys, bertcnn.inference.insights.collect, bertcnn.apps.insights; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -510,7 +510,7 @@ def test_onnx_finds_the_same_without_torch(two: Predictor, tmp_path: Path) -> No
     two.tokenizer.save(place)
     export_onnx(place, texts=texts)
     code = (
-        "import json, sys; from bertcnn import Predictor; from bertcnn.inference.insights import insights; "
+        "import json, sys; from bertcnn import Predictor; from bertcnn.inference.insights.collect import insights; "
         f"found = insights(Predictor.load({str(place)!r}, backend='onnx'), {texts!r}); "
         "assert 'torch' not in sys.modules; print(json.dumps(found.to_dict()))"
     )

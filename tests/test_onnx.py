@@ -18,11 +18,12 @@ from bertcnn import BertCNN, ModelError, Predictor
 from bertcnn.apps.cli import app
 from bertcnn.apps.export import _dev_of_training
 from bertcnn.inference import export as exporting
-from bertcnn.inference import golden, onnx_backend
+from bertcnn.inference import golden
 from bertcnn.inference import predictor as predictor_module
 from bertcnn.inference.certificate import END, START, certify, write_certificate
 from bertcnn.inference.export import export_onnx
-from bertcnn.inference.onnx_backend import FILES, SLOW_FUSIONS, OnnxBackend, open_session, threads
+from bertcnn.inference.onnx import backend as onnx_backend
+from bertcnn.inference.onnx.backend import FILES, SLOW_FUSIONS, OnnxBackend, open_session, threads
 from bertcnn.network.encoder import load_tokenizer
 from bertcnn.network.folder import read_config
 from bertcnn.text.dataset import Examples, Splits

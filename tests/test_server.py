@@ -30,17 +30,17 @@ from starlette.testclient import TestClient
 from uvicorn.supervisors import Multiprocess
 
 from bertcnn import BertCNN, ModelError, Predictor, SettingsError
-from bertcnn.apps import batching, connections, middleware, workers
-from bertcnn.apps.batching import Batcher, Busy, Computed
-from bertcnn.apps.hosting import BreathingBackend, Classify, estimated_pieces
-from bertcnn.apps.limits import ServerSettings, is_loopback
-from bertcnn.apps.metrics import SHARED
-from bertcnn.apps.open_inference import readiness
-from bertcnn.apps.schemas import ExplainResponse, InferResponse, ModelsResponse, PredictResponse
 from bertcnn.apps.serve import _key, serve
-from bertcnn.apps.server import create_app
-from bertcnn.apps.service import Service
-from bertcnn.apps.workers import JsonLines, share_cores
+from bertcnn.apps.server import batching, connections, middleware, workers
+from bertcnn.apps.server.app import create_app
+from bertcnn.apps.server.batching import Batcher, Busy, Computed
+from bertcnn.apps.server.hosting import BreathingBackend, Classify, estimated_pieces
+from bertcnn.apps.server.limits import ServerSettings, is_loopback
+from bertcnn.apps.server.metrics import SHARED
+from bertcnn.apps.server.open_inference import readiness
+from bertcnn.apps.server.schemas import ExplainResponse, InferResponse, ModelsResponse, PredictResponse
+from bertcnn.apps.server.service import Service
+from bertcnn.apps.server.workers import JsonLines, share_cores
 from bertcnn.network.encoder import load_tokenizer
 from tests.conftest import make_texts
 
@@ -139,7 +139,7 @@ def test_answers_equal_the_predictors(client: TestClient, reference: Predictor) 
 
 
 def test_explanations_equal_those_of_the_package(client: TestClient, reference: Predictor) -> None:
-    from bertcnn.inference.explain import explain
+    from bertcnn.inference.explaining.explain import explain
 
     texts = ["the film was good", "", "not really so bad"]
     body = {
@@ -480,7 +480,7 @@ def test_cores_are_divided_among_processes_and_lanes(monkeypatch: pytest.MonkeyP
     assert shared(4) == (4, "1")
     assert shared(4, lanes=1) == (1, "4")
     assert shared(4, lanes=3) == (3, "1")
-    monkeypatch.setattr("bertcnn.apps.workers.threads", lambda: 8)
+    monkeypatch.setattr("bertcnn.apps.server.workers.threads", lambda: 8)
     assert shared(None, workers=2, lanes=2) == (2, "2")
     assert shared(None, workers=16) == (1, "1")
     with pytest.raises(SettingsError, match="lanes is 0"):
@@ -1312,7 +1312,7 @@ def test_a_server_loads_neither_torch_nor_transformers() -> None:
 import sys
 import bertcnn.apps.serve
 assert not {"fastapi", "uvicorn", "torch"} & set(sys.modules)
-import bertcnn.apps.server, bertcnn.apps.workers
+import bertcnn.apps.server.app, bertcnn.apps.server.workers
 heavy = {"torch", "transformers", "sklearn", "datasets", "gradio", "pandas"} & set(sys.modules)
 assert not heavy, heavy
 """

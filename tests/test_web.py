@@ -26,22 +26,22 @@ from starlette.testclient import TestClient
 
 from bertcnn import Predictor, Settings, SettingsError, save, train
 from bertcnn.apps import demo as demo_command
-from bertcnn.apps import web_file
-from bertcnn.apps.hosting import Host, Hosted
-from bertcnn.apps.limits import ServerSettings
-from bertcnn.apps.metrics import Metrics
-from bertcnn.apps.server import create_app
-from bertcnn.apps.service import Service
-from bertcnn.apps.web_file import classify_file, read_upload, without_formulas
-from bertcnn.apps.web_guard import PageGuard
-from bertcnn.apps.workers import _Server, connections
+from bertcnn.apps.server.app import create_app
+from bertcnn.apps.server.hosting import Host, Hosted
+from bertcnn.apps.server.limits import ServerSettings
+from bertcnn.apps.server.metrics import Metrics
+from bertcnn.apps.server.service import Service
+from bertcnn.apps.server.workers import _Server, connections
+from bertcnn.apps.web import file as web_file
+from bertcnn.apps.web.file import classify_file, read_upload, without_formulas
+from bertcnn.apps.web.guard import PageGuard
 from bertcnn.errors import DataError, ModelError
-from bertcnn.inference.page import sure
+from bertcnn.inference.explaining.page import sure
 from bertcnn.settings import change
 from bertcnn.text.dataset import Splits
 
 pytest.importorskip("gradio", reason="the extra 'web' is not installed")
-from bertcnn.apps import web
+from bertcnn.apps.web import page as web
 
 SHOTS = Path(os.environ.get("BERTCNN_SCREENSHOTS") or Path(__file__).parent / "screenshots")
 TEXT = "the film was not really so good and the staff was awful"
@@ -414,7 +414,7 @@ def test_bodies_have_limits(address: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert HTTP.post(upload, files={"files": b"x" * 300_000}).status_code == 413
     assert HTTP.post(join, content=iter([b"x"])).status_code == 411
     assert HTTP.post(join, json={}, headers={"sec-fetch-site": "cross-site"}).status_code == 403
-    monkeypatch.setattr("bertcnn.apps.web_guard.MOST_KEPT_BYTES", 100)
+    monkeypatch.setattr("bertcnn.apps.web.guard.MOST_KEPT_BYTES", 100)
     assert HTTP.post(upload, files={"files": b"x" * 101}).status_code == 503
 
 

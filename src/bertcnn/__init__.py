@@ -27,7 +27,7 @@ from bertcnn.errors import (
 )
 
 if TYPE_CHECKING:
-    from bertcnn.inference.explanation import Explanation as Explanation
+    from bertcnn.inference.explaining.explanation import Explanation as Explanation
     from bertcnn.inference.metrics import Evaluation as Evaluation
     from bertcnn.inference.metrics import evaluate as evaluate
     from bertcnn.inference.prediction import Prediction as Prediction

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.markup import escape
 
-from bertcnn.apps.limits import ServerSettings
 from bertcnn.apps.options import quiet
 from bertcnn.apps.serve import serve_with
+from bertcnn.apps.server.limits import ServerSettings
 from bertcnn.apps.show import err
 from bertcnn.errors import ModelError, SettingsError
 

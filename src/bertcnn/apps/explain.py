@@ -34,7 +34,7 @@ from bertcnn.apps.show import CONTROL, counted, err, out, printable
 from bertcnn.errors import DataError, nearest
 
 if TYPE_CHECKING:
-    from bertcnn.inference.explanation import Explanation
+    from bertcnn.inference.explaining.explanation import Explanation
 
 TEXTS_AT_ONCE = 256
 MOST_ON_A_PAGE = 500
@@ -119,7 +119,7 @@ def explain(
 
 
 def _write(file: Path, forms: list[dict[str, Any]], title: str, number: int) -> None:
-    from bertcnn.inference.page import explanation_page
+    from bertcnn.inference.explaining.page import explanation_page
     from bertcnn.text.write_table import write_whole
 
     try:
@@ -139,7 +139,7 @@ def picture(explanation: "Explanation", label: str | None = None, *, coloured: b
         label: What it is about; None: the decision.
         coloured: False: words are marked by raised signs, not by colours.
     """
-    from bertcnn.inference.page import view
+    from bertcnn.inference.explaining.page import view
     from bertcnn.text.cells import without_surrogates
 
     form = view(without_surrogates(explanation.to_dict(label=label)), SHOWN_PHRASES)
@@ -153,7 +153,7 @@ def picture(explanation: "Explanation", label: str | None = None, *, coloured: b
 
 
 def _headline(form: dict[str, Any]) -> Text:
-    from bertcnn.inference.page import sure
+    from bertcnn.inference.explaining.page import sure
 
     prediction, why = form["prediction"], form["why"]
     line = Text()
@@ -164,7 +164,7 @@ def _headline(form: dict[str, Any]) -> Text:
 
 
 def _refusal(form: dict[str, Any]) -> Text | None:
-    from bertcnn.inference.page import percent
+    from bertcnn.inference.explaining.page import percent
 
     verdict = form["verdict"]
     if verdict is None or not verdict["reason"]:
@@ -190,7 +190,7 @@ def _coloured(form: dict[str, Any], *, coloured: bool) -> Text:
 
 
 def _table(form: dict[str, Any]) -> Padding:
-    from bertcnn.inference.page import percent, signed
+    from bertcnn.inference.explaining.page import percent, signed
 
     why, rest, audited = form["why"], form["rest"], form["audit"] is not None
     table = Table(show_edge=False, box=None, pad_edge=False)
@@ -226,7 +226,7 @@ def _bar(share: float, part: float) -> Text:
 
 
 def _audit(form: dict[str, Any]) -> Text | None:
-    from bertcnn.inference.page import percent
+    from bertcnn.inference.explaining.page import percent
 
     audit = form["audit"]
     if audit is None:
@@ -244,7 +244,7 @@ def _counterfactual(form: dict[str, Any]) -> Text | None:
         return None
     if not found["phrases"]:
         return Text("No small set of phrases changes the answer.")
-    from bertcnn.inference.page import shown_phrase, sure
+    from bertcnn.inference.explaining.page import shown_phrase, sure
 
     names = ", ".join(f"\u201c{printable(shown_phrase(form['text'], one))}\u201d" for one in found["phrases"])
     again = found["prediction"]
@@ -255,7 +255,7 @@ def _counterfactual(form: dict[str, Any]) -> Text | None:
 
 
 def _left_out(form: dict[str, Any]) -> Text | None:
-    from bertcnn.inference.page import signed
+    from bertcnn.inference.explaining.page import signed
 
     words = form["left_out"]
     if not words:

@@ -28,7 +28,7 @@ from bertcnn.apps.show import SHOWN_LABELS, counted, err, out, printable, say_no
 from bertcnn.errors import DataError
 
 if TYPE_CHECKING:
-    from bertcnn.inference.insights_result import Insights
+    from bertcnn.inference.insights.result import Insights
     from bertcnn.settings import DataSettings
     from bertcnn.text.labels import Label
 
@@ -73,8 +73,8 @@ def insights(
     """
     quiet()
     predictor = load_predictor(model, backend, device)
-    from bertcnn.inference.insights import insights as find
-    from bertcnn.inference.insights_report import write_insights
+    from bertcnn.inference.insights.collect import insights as find
+    from bertcnn.inference.insights.report import write_insights
 
     said = {"text": text, "label": label or None, "separator": None, "encoding": encoding, "delimiter": delimiter}
     data = reading(model, source, **said)
@@ -160,7 +160,7 @@ def _progress() -> Progress:
 
 
 def _say(found: "Insights", files: list[Path]) -> None:
-    from bertcnn.inference.mistakes import NEEDS_CLEANLAB, can_find_mistakes
+    from bertcnn.inference.insights.mistakes import NEEDS_CLEANLAB, can_find_mistakes
 
     table = Table(show_edge=False)
     table.add_column("label", overflow="fold")

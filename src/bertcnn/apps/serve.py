@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from bertcnn.apps.limits import ServerSettings
 from bertcnn.apps.options import Device, Model, Runner, check_is_folder
+from bertcnn.apps.server.limits import ServerSettings
 from bertcnn.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
-    from bertcnn.apps.server import Page
+    from bertcnn.apps.server.app import Page
 
 KEY_VARIABLE = "BERTCNN_API_KEY"
 
@@ -85,7 +85,7 @@ def serve_with(settings: ServerSettings, *, log_level: str = "INFO") -> None:
     for folder in filter(None, (settings.model, settings.beside)):
         check_is_folder(folder)
     try:
-        from bertcnn.apps.workers import run
+        from bertcnn.apps.server.workers import run
 
         pages = [_page()] if settings.web else []
     except ImportError as error:
@@ -95,7 +95,7 @@ def serve_with(settings: ServerSettings, *, log_level: str = "INFO") -> None:
 
 
 def _page() -> "Page":
-    from bertcnn.apps.web import mount_page
+    from bertcnn.apps.web.page import mount_page
 
     return mount_page
 

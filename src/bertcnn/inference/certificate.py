@@ -14,7 +14,7 @@ import numpy as np
 from bertcnn.arrays import Floats32
 from bertcnn.inference.backend import Backend, Pooled, WrappedBackend
 from bertcnn.inference.golden import long_text
-from bertcnn.inference.onnx_backend import FILES
+from bertcnn.inference.onnx.backend import FILES
 from bertcnn.inference.predictor import Predictor
 from bertcnn.network.folder import MADE_OF, read_config
 from bertcnn.text.tokens import Batch

@@ -12,10 +12,10 @@ from bertcnn.arrays import Floats32
 from bertcnn.errors import ModelError, reason
 from bertcnn.inference.golden import TEXTS, TOLERANCE, long_text, write_golden
 from bertcnn.inference.metrics import Truth
-from bertcnn.inference.onnx_backend import FILES, OnnxBackend
-from bertcnn.inference.onnx_graph import silence, write_graph
+from bertcnn.inference.onnx.backend import FILES, OnnxBackend
+from bertcnn.inference.onnx.graph import silence, write_graph
+from bertcnn.inference.onnx.quantize import quantize
 from bertcnn.inference.predictor import Predictor
-from bertcnn.inference.quantize import quantize
 from bertcnn.network.encoder import reads_padding
 from bertcnn.network.folder import MADE_OF
 from bertcnn.text.dataset import Examples

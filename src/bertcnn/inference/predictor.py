@@ -15,11 +15,11 @@ from bertcnn.arrays import Floats32, Floats64, Ints
 from bertcnn.errors import ModelError
 from bertcnn.inference.backend import Backend, WrappedBackend
 from bertcnn.inference.calibration import probabilities_of
+from bertcnn.inference.explaining.winners import parts_of, places_of
 from bertcnn.inference.golden import check_golden
 from bertcnn.inference.metrics import Evaluation, decide, evaluate
-from bertcnn.inference.onnx_backend import FILES, OnnxBackend
+from bertcnn.inference.onnx.backend import FILES, OnnxBackend
 from bertcnn.inference.prediction import Prediction, predictions_of
-from bertcnn.inference.winners import parts_of, places_of
 from bertcnn.network.folder import check_folder
 from bertcnn.settings import BackendName
 from bertcnn.text.dataset import Examples
@@ -29,7 +29,7 @@ from bertcnn.text.tokens import Pieces, PieceTokenizer, check_texts, one_by_one
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bertcnn.inference.explanation import Explanation
+    from bertcnn.inference.explaining.explanation import Explanation
     from bertcnn.inference.refusal import Operation
     from bertcnn.network.model import BertCNN
 
@@ -51,7 +51,7 @@ class Predictor:
     ===================  ==================================================
     ``predict(texts)``   one :class:`Prediction` a text
     ``stream(texts)``    the same, for any number of texts, as they come
-    ``explain(texts)``   one :class:`~bertcnn.inference.explanation.Explanation` a text
+    ``explain(texts)``   one :class:`~bertcnn.inference.explaining.explanation.Explanation` a text
     ``logits(texts)``    float ``(N, K)``
     ``embed(texts)``     contextual states ``(B, T, D)`` and a mask; torch only
     ===================  ==================================================
@@ -259,8 +259,8 @@ class Predictor:
         leave_one_out: bool = False,
         threshold: float | None = None,
     ) -> "list[Explanation]":
-        """Say which n-grams decided, exactly; see :func:`bertcnn.inference.explain.explain`."""
-        from bertcnn.inference.explain import explain
+        """Say which n-grams decided, exactly; see :func:`bertcnn.inference.explaining.explain.explain`."""
+        from bertcnn.inference.explaining.explain import explain
 
         return explain(
             self, texts, audit=audit, counterfactual=counterfactual, leave_one_out=leave_one_out, threshold=threshold

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from bertcnn.errors import ModelError
 from bertcnn.inference.export import export_onnx
-from bertcnn.inference.onnx_backend import FILES, OnnxBackend
+from bertcnn.inference.onnx.backend import FILES, OnnxBackend
+from bertcnn.inference.onnx.quantize import quantize
 from bertcnn.inference.predictor import Predictor
-from bertcnn.inference.quantize import quantize
 from bertcnn.network.encoder import quiet_transformers
 from bertcnn.network.model import BertCNN
 from bertcnn.text.tokens import PieceTokenizer

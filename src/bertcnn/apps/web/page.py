@@ -20,13 +20,13 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse, Response
 
 from bertcnn import __version__
-from bertcnn.apps.batching import Busy
-from bertcnn.apps.hosting import Host
-from bertcnn.apps.middleware import log
-from bertcnn.apps.service import Service
-from bertcnn.apps.web_draw import draw, explanation, prediction, script, style
-from bertcnn.apps.web_file import ENDINGS, State, UploadedTable, classify_file, read_upload
-from bertcnn.apps.web_guard import ROOT, PageGuard
+from bertcnn.apps.server.batching import Busy
+from bertcnn.apps.server.hosting import Host
+from bertcnn.apps.server.middleware import log
+from bertcnn.apps.server.service import Service
+from bertcnn.apps.web.draw import draw, explanation, prediction, script, style
+from bertcnn.apps.web.file import ENDINGS, State, UploadedTable, classify_file, read_upload
+from bertcnn.apps.web.guard import ROOT, PageGuard
 from bertcnn.errors import BertCNNError, DataError, ModelError
 from bertcnn.text.cells import without_surrogates
 

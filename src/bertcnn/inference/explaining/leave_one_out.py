@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from bertcnn.arrays import Floats32
-from bertcnn.inference.counterfactual import without
-from bertcnn.inference.explanation import Explanation
+from bertcnn.inference.explaining.counterfactual import without
+from bertcnn.inference.explaining.explanation import Explanation
 
 MOST_WORDS = 100
 """Words of a text that are left out in turn: of more, those with the greatest shares of the decision."""

@@ -1,6 +1,6 @@
 """Phrases over many texts: how much each pulled towards each label, in which texts, and which belong together.
 
-Windows of :mod:`bertcnn.inference.winners` end inside words and differ in case; here they are whole
+Windows of :mod:`bertcnn.inference.explaining.winners` end inside words and differ in case; here they are whole
 words in small letters, so that they can be counted. Nothing here runs a network.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bertcnn.arrays import Bools, Floats64, Ints
-from bertcnn.inference.winners import Span, Winners, words_of
+from bertcnn.inference.explaining.winners import Span, Winners, words_of
 
 MOST_PHRASES = 100_000
 """Phrases held at once: some 100 MB with what is kept of each."""

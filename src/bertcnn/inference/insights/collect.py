@@ -3,8 +3,8 @@
 The file is read once, a thousand texts at a time. Explanations are summed as they come and not
 kept; texts wait on disk until it is known which are shown. What grows with the rows is a few
 numbers each: probabilities, and for each phrase the texts it stood in.
-:mod:`bertcnn.inference.insights_report` writes what is found,
-:mod:`bertcnn.inference.insights_result` says what that is.
+:mod:`bertcnn.inference.insights.report` writes what is found,
+:mod:`bertcnn.inference.insights.result` says what that is.
 """
 
 from array import array
@@ -21,15 +21,15 @@ from bertcnn.arrays import Bools, Floats64, Ints
 from bertcnn.errors import DataError, ModelError
 from bertcnn.inference.backend import NO_FILTERS
 from bertcnn.inference.calibration import probabilities_of
-from bertcnn.inference.explain import Reader, explain, read_winners
-from bertcnn.inference.filters import FilterTally
-from bertcnn.inference.groups import GroupColumn
-from bertcnn.inference.insights_result import DoubtfulText, Driver, Example, Group, Insights, LabelInsights, Listing
+from bertcnn.inference.explaining.explain import Reader, explain, read_winners
+from bertcnn.inference.explaining.page import marks
+from bertcnn.inference.explaining.winners import Winners
+from bertcnn.inference.insights.filters import FilterTally
+from bertcnn.inference.insights.groups import GroupColumn
+from bertcnn.inference.insights.mistakes import can_find_mistakes, can_judge, probable_mistakes
+from bertcnn.inference.insights.phrases import Family, Found, PhraseTable, names_of
+from bertcnn.inference.insights.result import DoubtfulText, Driver, Example, Group, Insights, LabelInsights, Listing
 from bertcnn.inference.metrics import confidence, decide
-from bertcnn.inference.mistakes import can_find_mistakes, can_judge, probable_mistakes
-from bertcnn.inference.page import marks
-from bertcnn.inference.phrases import Family, Found, PhraseTable, names_of
-from bertcnn.inference.winners import Winners
 from bertcnn.text.labels import Label, names_in
 from bertcnn.text.tokens import check_texts, one_by_one
 

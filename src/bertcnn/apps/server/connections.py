@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from bertcnn.apps.limits import ServerSettings
-from bertcnn.apps.middleware import log
+from bertcnn.apps.server.limits import ServerSettings
+from bertcnn.apps.server.middleware import log
 
 MOST_HEAD_BYTES = 1 << 16
 """Of a request's first line and headers; also of anything else that is no part of a body, such as trailers."""

@@ -4,7 +4,8 @@ A logit is the bias plus a sum over filters of weight times feature, and each fe
 window of the text. So the windows, merged where they stand on the same characters, divide the
 logit among them without a remainder. That costs nothing beyond the prediction: one run of the
 network gives features and windows. What the windows mean without their context is measured by
-:mod:`bertcnn.inference.audit`; what would change the answer by :mod:`bertcnn.inference.counterfactual`.
+:mod:`bertcnn.inference.explaining.audit`; what would change the answer by
+:mod:`bertcnn.inference.explaining.counterfactual`.
 """
 
 from collections.abc import Sequence
@@ -16,13 +17,13 @@ import numpy as np
 
 from bertcnn.arrays import Floats32, Floats64, Ints
 from bertcnn.errors import ModelError
-from bertcnn.inference.audit import alone_features, survival
 from bertcnn.inference.backend import NO_FILTERS, Backend
-from bertcnn.inference.counterfactual import Without, flipping_sets, without
-from bertcnn.inference.explanation import Audit, Counterfactual, Explanation, Phrase, winner
-from bertcnn.inference.leave_one_out import with_effects
+from bertcnn.inference.explaining.audit import alone_features, survival
+from bertcnn.inference.explaining.counterfactual import Without, flipping_sets, without
+from bertcnn.inference.explaining.explanation import Audit, Counterfactual, Explanation, Phrase, winner
+from bertcnn.inference.explaining.leave_one_out import with_effects
+from bertcnn.inference.explaining.winners import Winners, winners_of
 from bertcnn.inference.prediction import cuts_of, predictions_of
-from bertcnn.inference.winners import Winners, winners_of
 from bertcnn.text.tokens import Pieces, PieceTokenizer, check_texts
 
 PIECES_AT_ONCE = 50_000

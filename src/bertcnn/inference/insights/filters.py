@@ -12,7 +12,7 @@ import numpy as np
 
 from bertcnn.arrays import Floats64, Ints
 from bertcnn.inference.backend import Backend
-from bertcnn.inference.winners import Span, Winners
+from bertcnn.inference.explaining.winners import Span, Winners
 
 MOST_NGRAMS = 10
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from bertcnn.arrays import Floats32, Floats64, Ints
 from bertcnn.inference.backend import Backend
-from bertcnn.inference.winners import Winners, responses_of
+from bertcnn.inference.explaining.winners import Winners, responses_of
 from bertcnn.text.tokens import Pieces, PieceTokenizer
 
 

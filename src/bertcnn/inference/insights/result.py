@@ -1,12 +1,12 @@
 """What insights are: plain values, in the order in which they are read.
 
-:mod:`bertcnn.inference.insights` makes them; :mod:`bertcnn.inference.insights_report` writes them.
+:mod:`bertcnn.inference.insights.collect` makes them; :mod:`bertcnn.inference.insights.report` writes them.
 """
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bertcnn.inference.filters import Filter, FilterGroup
+from bertcnn.inference.insights.filters import Filter, FilterGroup
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Driver:
         by_group: The same as ``texts``, by group; empty without groups.
         examples: Up to three that were answered with the label, the greatest share first.
         is_telling: It pulls by more than chance, not too faintly a text, and texts with it are answered
-            with the label at least as often as others (:class:`~bertcnn.inference.phrases.Family`).
+            with the label at least as often as others (:class:`~bertcnn.inference.insights.phrases.Family`).
     """
 
     phrase: str

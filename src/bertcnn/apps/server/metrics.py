@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from bertcnn.apps.batching import Computed
+from bertcnn.apps.server.batching import Computed
 
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable with the folder in which several processes count together."""

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bertcnn.inference.page import fragment, sure, template
+from bertcnn.inference.explaining.page import fragment, sure, template
 from bertcnn.text.cells import without_surrogates
 
 Form = dict[str, Any]
@@ -14,7 +14,7 @@ SHOWN_LABELS = 8
 
 def draw(what: str, **values: Any) -> str:
     """Return one of the macros of ``web.html.j2``, filled."""
-    macros = template("web.html.j2", "bertcnn.apps").module
+    macros = template("web.html.j2", "bertcnn.apps.web").module
     return str(getattr(macros, what)(**without_surrogates(values)))
 
 
@@ -25,7 +25,7 @@ def style() -> str:
 
 def script() -> str:
     """Return the page's own script, as HTML."""
-    return str(template("web_head.html.j2", "bertcnn.apps").render())
+    return str(template("web_head.html.j2", "bertcnn.apps.web").render())
 
 
 def explanation(form: Form, *, name: str = "") -> str:

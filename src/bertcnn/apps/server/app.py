@@ -1,4 +1,4 @@
-"""A trained model behind HTTP: the application. :mod:`bertcnn.apps.workers` runs it.
+"""A trained model behind HTTP: the application. :mod:`bertcnn.apps.server.workers` runs it.
 
 Handlers read their bodies themselves: pydantic's own JSON reader refuses what is not Unicode, which
 FastAPI's way through Python objects lets pass, and its findings are told in our words.
@@ -21,12 +21,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from bertcnn import __version__
-from bertcnn.apps.batching import Busy
-from bertcnn.apps.hosting import Host
-from bertcnn.apps.limits import ServerSettings
-from bertcnn.apps.middleware import Guard, Refused, is_from_here, log
-from bertcnn.apps.open_inference import NoSuchModel, readiness, routes
-from bertcnn.apps.schemas import (
+from bertcnn.apps.server.batching import Busy
+from bertcnn.apps.server.hosting import Host
+from bertcnn.apps.server.limits import ServerSettings
+from bertcnn.apps.server.middleware import Guard, Refused, is_from_here, log
+from bertcnn.apps.server.open_inference import NoSuchModel, readiness, routes
+from bertcnn.apps.server.schemas import (
     BodyError,
     ExplainRequest,
     ExplainResponse,
@@ -40,7 +40,7 @@ from bertcnn.apps.schemas import (
     Status,
     read_body,
 )
-from bertcnn.apps.service import Service
+from bertcnn.apps.server.service import Service
 from bertcnn.errors import BertCNNError
 
 Page = Callable[[FastAPI, Service], None]

@@ -14,8 +14,8 @@ from typing import Any
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bertcnn.apps.limits import ServerSettings, is_loopback
-from bertcnn.apps.metrics import Metrics
+from bertcnn.apps.server.limits import ServerSettings, is_loopback
+from bertcnn.apps.server.metrics import Metrics
 
 log = logging.getLogger("bertcnn.server")
 

@@ -1,6 +1,6 @@
 """What an explanation is: phrases with their shares of the logits, and what can be asked of it.
 
-:mod:`bertcnn.inference.explain` makes them; :mod:`bertcnn.inference.page` draws them.
+:mod:`bertcnn.inference.explaining.explain` makes them; :mod:`bertcnn.inference.explaining.page` draws them.
 """
 
 import math
@@ -29,10 +29,10 @@ class Phrase:
         shares: Sum over its filters of weight times feature, for each label, in their order.
         filters: Which features of the convolution won here.
         survives: Of a locality audit, else None: how much of its filters' response is left when
-            the phrase is read alone, 0 to 1 (:mod:`bertcnn.inference.audit`).
+            the phrase is read alone, 0 to 1 (:mod:`bertcnn.inference.explaining.audit`).
         alone: Of a locality audit, else None: the shares it has when it is read alone.
         effects: Of a word that was left out, else None: what each logit loses where the text is read
-            again without it (:mod:`bertcnn.inference.leave_one_out`).
+            again without it (:mod:`bertcnn.inference.explaining.leave_one_out`).
     """
 
     start: int
@@ -358,7 +358,7 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         """Return the picture that notebooks show."""
-        from bertcnn.inference.page import fragment  # imported here: it needs a template engine
+        from bertcnn.inference.explaining.page import fragment  # imported here: it needs a template engine
 
         return fragment(self.to_dict())
 

@@ -24,13 +24,13 @@ from fastapi import FastAPI
 from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.supervisors import Multiprocess
 
-from bertcnn.apps.connections import connections
-from bertcnn.apps.limits import ServerSettings
-from bertcnn.apps.metrics import SHARED
-from bertcnn.apps.middleware import log
-from bertcnn.apps.server import Page, create_app
+from bertcnn.apps.server.app import Page, create_app
+from bertcnn.apps.server.connections import connections
+from bertcnn.apps.server.limits import ServerSettings
+from bertcnn.apps.server.metrics import SHARED
+from bertcnn.apps.server.middleware import log
 from bertcnn.errors import ModelError, SettingsError
-from bertcnn.inference.onnx_backend import threads
+from bertcnn.inference.onnx.backend import threads
 from bertcnn.inference.predictor import has_gpu
 from bertcnn.network.folder import check_folder
 
@@ -144,7 +144,7 @@ def run(settings: ServerSettings, *, pages: Sequence[Page] = (), log_level: str 
 
     Args:
         settings: What, where and how.
-        pages: See :func:`bertcnn.apps.server.create_app`; functions of modules, for they go to other processes.
+        pages: See :func:`bertcnn.apps.server.app.create_app`; functions of modules, for they go to other processes.
         log_level: INFO: a line a request; WARNING: only what is amiss.
 
     Raises:

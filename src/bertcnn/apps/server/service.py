@@ -7,10 +7,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from bertcnn.apps.batching import Batcher
-from bertcnn.apps.hosting import Classify, Explain, Host, Hosted, estimated_pieces
-from bertcnn.apps.limits import ServerSettings
-from bertcnn.apps.metrics import Metrics
+from bertcnn.apps.server.batching import Batcher
+from bertcnn.apps.server.hosting import Classify, Explain, Host, Hosted, estimated_pieces
+from bertcnn.apps.server.limits import ServerSettings
+from bertcnn.apps.server.metrics import Metrics
 from bertcnn.errors import BertCNNError, DataError
 
 
@@ -93,7 +93,7 @@ class Service:
         Args:
             texts: As in :meth:`predict`.
             route: As in :meth:`predict`.
-            options: Of :class:`~bertcnn.apps.hosting.Explain`.
+            options: Of :class:`~bertcnn.apps.server.hosting.Explain`.
 
         Raises:
             DataError: Too many texts, too long ones, or a label that the model does not know.

@@ -14,9 +14,9 @@ import numpy as np
 
 from bertcnn.arrays import Bools, Floats32, Floats64, Ints
 from bertcnn.inference.backend import Backend
-from bertcnn.inference.explanation import Phrase, winner
+from bertcnn.inference.explaining.explanation import Phrase, winner
+from bertcnn.inference.explaining.winners import Winners, responses_of
 from bertcnn.inference.prediction import cuts_of
-from bertcnn.inference.winners import Winners, responses_of
 from bertcnn.text.tokens import Pieces, PieceTokenizer
 
 EXACT = 3

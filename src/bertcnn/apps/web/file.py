@@ -15,14 +15,14 @@ from statistics import mean
 from time import monotonic, perf_counter, sleep
 from typing import Any
 
-from bertcnn.apps.batching import Busy
-from bertcnn.apps.hosting import BreathingBackend
-from bertcnn.apps.service import Service
-from bertcnn.apps.web_draw import answer_bars, draw
-from bertcnn.apps.web_guard import ROOT
+from bertcnn.apps.server.batching import Busy
+from bertcnn.apps.server.hosting import BreathingBackend
+from bertcnn.apps.server.service import Service
+from bertcnn.apps.web.draw import answer_bars, draw
+from bertcnn.apps.web.guard import ROOT
 from bertcnn.errors import BertCNNError, DataError
-from bertcnn.inference.insights import insights
-from bertcnn.inference.insights_report import insights_page
+from bertcnn.inference.insights.collect import insights
+from bertcnn.inference.insights.report import insights_page
 from bertcnn.inference.prediction import with_answer
 from bertcnn.inference.predictor import Predictor
 from bertcnn.text.cells import joined

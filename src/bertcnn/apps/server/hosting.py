@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from bertcnn import __version__
-from bertcnn.apps.limits import ServerSettings
+from bertcnn.apps.server.limits import ServerSettings
 from bertcnn.errors import BertCNNError, ModelError
 from bertcnn.inference.backend import Backend, Pooled, WrappedBackend
-from bertcnn.inference.leave_one_out import MOST_WORDS
+from bertcnn.inference.explaining.leave_one_out import MOST_WORDS
 from bertcnn.inference.predictor import Predictor
 from bertcnn.network.folder import read_config
 from bertcnn.text.tokens import Batch
@@ -109,7 +109,7 @@ class Explain:
     Attributes:
         model: Which explains.
         label: What ``why`` is about; None: the decision.
-        audit, counterfactual, leave_one_out, threshold: See :func:`bertcnn.inference.explain.explain`.
+        audit, counterfactual, leave_one_out, threshold: See :func:`bertcnn.inference.explaining.explain.explain`.
     """
 
     model: Hosted

@@ -13,9 +13,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bertcnn.apps.limits import ServerSettings
-from bertcnn.apps.metrics import Metrics
-from bertcnn.apps.middleware import Refused, check_key
+from bertcnn.apps.server.limits import ServerSettings
+from bertcnn.apps.server.metrics import Metrics
+from bertcnn.apps.server.middleware import Refused, check_key
 
 ROOT = "/web"
 

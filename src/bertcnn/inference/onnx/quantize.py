@@ -14,7 +14,7 @@ import numpy as np
 
 from bertcnn.arrays import Floats32
 from bertcnn.errors import ModelError
-from bertcnn.inference.onnx_backend import feed, threads
+from bertcnn.inference.onnx.backend import feed, threads
 from bertcnn.text.tokens import Batch
 
 OUTLYING = 4.0

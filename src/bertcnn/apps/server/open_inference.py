@@ -15,8 +15,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from bertcnn import __version__
-from bertcnn.apps.hosting import Hosted
-from bertcnn.apps.schemas import (
+from bertcnn.apps.server.hosting import Hosted
+from bertcnn.apps.server.schemas import (
     OUTPUTS,
     InferInput,
     InferRequest,
@@ -27,7 +27,7 @@ from bertcnn.apps.schemas import (
     Ready,
     ServerMetadata,
 )
-from bertcnn.apps.service import Service
+from bertcnn.apps.server.service import Service
 from bertcnn.errors import DataError, nearest
 
 INPUT = "text"

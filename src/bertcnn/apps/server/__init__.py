@@ -1,0 +1,1 @@
+"""Predictions over HTTP: connections, joined batches, bounded queues, worker processes."""

@@ -1,0 +1,1 @@
+"""The web page: one text explained, two models side by side, a whole file."""

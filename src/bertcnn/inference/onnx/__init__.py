@@ -1,0 +1,1 @@
+"""A network as an ONNX graph: traced, quantized, and run without torch."""
