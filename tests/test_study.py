@@ -30,6 +30,7 @@ from bertcnn.study import run as run_module
 from bertcnn.study import systems
 from bertcnn.study.cost import measure
 from bertcnn.study.division import Sealed, divide, nested_rows, read_task
+from bertcnn.study.evidence import Result
 from bertcnn.study.plan import Plan, Run, Task, make_plan, read_plan, write_plan
 from bertcnn.study.questions import QUESTIONS
 from bertcnn.study.report import write_report
@@ -497,7 +498,7 @@ def test_the_log_loss_decides_between_equals_alone() -> None:
 
 def test_the_model_that_is_kept_is_the_best_on_one_dev_split(tmp_path: Path) -> None:
     """Dev scores of other folds are of other texts: the luckiest fold would have won."""
-    before: list[dict[str, Any]] = []
+    before: list[Result] = []
     found = [
         (0, "a", 0.8, "windows"),
         (0, "b", 0.9, "mean"),
@@ -508,10 +509,10 @@ def test_the_model_that_is_kept_is_the_best_on_one_dev_split(tmp_path: Path) -> 
     for fold, name, score, features in found:
         (tmp_path / CANDIDATE).mkdir()
         (tmp_path / CANDIDATE / "name").write_text(name)
-        head = {"data": "x", "system": name, "seed": 0, "fold": fold, "fraction": 1.0, "status": "done"}
-        record = {**head, "dev": {"accuracy": score}, "progress": [1], "settings": {"features": features}}
-        _keep_winners(tmp_path, record, before)
-        before.append(record)
+        run = Run("x", name, seed=0, fold=fold)
+        record = {"dev": {"accuracy": score}, "progress": [1], "settings": {"features": features}}
+        _keep_winners(tmp_path, run, record, before)
+        before.append(Result(**vars(run), done=True, error=None, line=record))
     assert (tmp_path / "model/name").read_text() == "b"
     assert (tmp_path / "model-cnn/name").read_text() == "c"  # which explains
     assert {one.name for one in tmp_path.iterdir()} == {"model", "model-cnn"}

@@ -152,8 +152,8 @@ def test_several_processes_need_a_folder_of_them_all(
     splits: Splits, quick: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SettingsError, match="give them a folder"):
-        train(splits, quick)
+    with pytest.raises(SettingsError, match=r"Give checkpoints, a folder of them all, or patience 0\."):
+        train(splits, change(quick, {"patience": 3}))
 
 
 def test_the_best_epoch_is_kept(splits: Splits, quick: Settings) -> None:

@@ -54,7 +54,7 @@ T = TypeVar("T")
 @contextmanager
 def serving(settings: ServerSettings) -> Iterator[str]:
     """Run the application with its page in a thread, and give its address."""
-    app = create_app(settings, pages=[web.page])
+    app = create_app(settings, pages=[web.mount_page])
     config = uvicorn.Config(
         app,
         port=0,
@@ -373,7 +373,7 @@ def test_a_hundred_thousand_characters_are_answered_and_more_are_refused(browser
 
 
 def test_the_key_is_asked_for_on_every_path(folder: Path) -> None:
-    app = create_app(ServerSettings(model=folder, web=True, api_key=KEY), pages=[web.page])
+    app = create_app(ServerSettings(model=folder, web=True, api_key=KEY), pages=[web.mount_page])
     paths = ("/web/", "/web/config", "/web/gradio_api/queue/data", "/web/assets/x.js", "/web/theme.css", "/web/no")
     with TestClient(app) as client:
         for path in paths:

@@ -17,32 +17,20 @@ import numpy as np
 
 from bertcnn.arrays import Floats32
 from bertcnn.errors import SettingsError, StudyError
-from bertcnn.study.plan import Plan, read_plan
+from bertcnn.study.plan import Plan, Run, read_plan
 from bertcnn.study.statistics import Outcomes
 
 SCHEMA = 1
 FULL = 1.0
 
-Key = tuple[str, str, int, int | None, float]
 
+@dataclass(frozen=True, kw_only=True)
+class Result(Run):
+    """A run that was tried, and its line of ``results.jsonl``."""
 
-@dataclass(frozen=True)
-class Result:
-    """One line of ``results.jsonl``."""
-
-    data: str
-    system: str
-    seed: int
-    fold: int | None
-    fraction: float
     done: bool
     error: str | None
     line: dict[str, Any]
-
-    @property
-    def key(self) -> Key:
-        """What tells this run from all others."""
-        return self.data, self.system, self.seed, self.fold, self.fraction
 
     def number(self, *path: str) -> float | None:
         """Return the number under some keys: ``number("cost", "latency_ms")``; None if there is none."""
@@ -100,7 +88,6 @@ class Study:
     broken: int
     notes: list[str] = field(default_factory=list)
     _pooled: dict[tuple[str, str, float], PooledOutcomes | None] = field(default_factory=dict, repr=False)
-    _files: dict[Key, Path] = field(default_factory=dict, repr=False)
 
     @property
     def data(self) -> tuple[str, ...]:
@@ -118,7 +105,7 @@ class Study:
         """How many runs of the plan have no line yet."""
         there = {run.key for run in self.runs}
         planned = self.plan.runs() if self.plan else ()
-        return sum((r.data, r.system, r.seed, r.fold, float(r.fraction)) not in there for r in planned)
+        return sum(run.key not in there for run in planned)
 
     def of(self, data: str, system: str | None = None, *, fraction: float | None = FULL) -> list[Result]:
         """Return the runs on a data set, of one system or of all, at one fraction or (None) at all."""
@@ -148,8 +135,8 @@ class Study:
         return found
 
     def _outcomes(self, run: Result) -> PooledOutcomes | None:
-        path = self._files.get(run.key)
-        if path is None:
+        path = run.outcomes_in(self.folder)
+        if not path.is_file():
             self.notes.append(f"{run.data}, {run.system}, seed {run.seed}: no file of outcomes.")
             return None
         try:
@@ -190,7 +177,7 @@ def read_study(folder: Path) -> Study:
         plan, notes = read_plan(folder / "plan.toml"), []
     except SettingsError as error:
         plan, notes = None, [f"Runs that are missing are not told: {error}"]
-    return Study(folder, plan, tuple(runs.values()), len(lines) - len(found), notes, _files=_outcome_files(folder))
+    return Study(folder, plan, tuple(runs.values()), len(lines) - len(found), notes)
 
 
 def _lines(path: Path) -> Iterable[Any]:
@@ -219,20 +206,7 @@ def _run(line: Any) -> Result | None:
     if done and not (isinstance(line.get("dev"), dict) and isinstance(line.get("test"), dict)):
         return None
     error = None if done else " ".join(str(line.get("error") or "no reason given").split())
-    return Result(data, system, seed, fold, float(fraction), done, error, line)
-
-
-def _outcome_files(folder: Path) -> dict[Key, Path]:
-    """Find the files by what their names say, so that "1" and "1.0" are one fraction."""
-    found: dict[Key, Path] = {}
-    for path in sorted((folder / "outcomes").glob("*.npz")):
-        parts = path.stem.rsplit("--", 4)
-        try:
-            data, system, seed, fold, fraction = parts
-            found[data, system, int(seed), int(fold) if fold.isdigit() else None, float(fraction)] = path
-        except ValueError:
-            continue  # not a file of ours
-    return found
+    return Result(data, system, seed, fold, float(fraction), done=done, error=error, line=line)
 
 
 def _join(parts: list[PooledOutcomes]) -> PooledOutcomes | None:

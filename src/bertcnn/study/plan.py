@@ -131,9 +131,18 @@ class Run:
 
     @property
     def key(self) -> str:
-        """A name for files."""
+        """What tells it from all others, as a name for files."""
         fold = "all" if self.fold is None else self.fold
         return f"{self.data}--{self.system}--{self.seed}--{fold}--{self.fraction:g}"
+
+    @property
+    def division(self) -> tuple[str, int, int | None, float]:
+        """What it shares with the runs of other systems on the same texts."""
+        return self.data, self.seed, self.fold, self.fraction
+
+    def outcomes_in(self, folder: Path) -> Path:
+        """Return the file of its answers in the folder of a study."""
+        return folder / "outcomes" / f"{self.key}.npz"
 
 
 def read_plan(file: str | Path) -> Plan:

@@ -86,9 +86,7 @@ def _work(plan: Plan, run: Run, folder: Path) -> Record:
     labels, probabilities = _with_unseen(known, probabilities, test)
     truth = _truth(test, labels)
     answers = decide(probabilities, many=False)
-    _save_outcomes(
-        folder / "outcomes" / f"{run.key}.npz", example=ids, truth=truth, answers=answers, probabilities=probabilities
-    )
+    _save_outcomes(run.outcomes_in(folder), example=ids, truth=truth, answers=answers, probabilities=probabilities)
     trained = getattr(fitted.system, "trained_", None)
     if trained is not None:
         from bertcnn.training.save import save

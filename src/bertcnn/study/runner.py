@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bertcnn.errors import DataError, SettingsError, StudyError
 from bertcnn.study.division import TaskData, divide, read_task, read_transfer
-from bertcnn.study.evidence import SCHEMA, read_runs
+from bertcnn.study.evidence import SCHEMA, Result, read_runs
 from bertcnn.study.plan import Plan, Run, Task, read_plan, with_dropped, write_plan
 from bertcnn.study.run import CANDIDATE, Record, check_system, made_by, settings_of, work
 from bertcnn.study.slices import slices_of
@@ -84,8 +84,7 @@ def _run_missing(
             (folder / f"{name}.old").rename(folder / name)  # killed while one took the other's place
     for name, table in tables.items():
         _write_texts(folder / "texts" / f"{name}.jsonl", table)
-    done = [record for record in read_results(folder) if record["status"] == "done"]
-    there = {key for key in map(_key, done) if (folder / "outcomes" / f"{key}.npz").is_file()}
+    there = {run.key for run in read_runs(folder) if run.done and run.outcomes_in(folder).is_file()}
     missing = [run for run in plan.runs() if run.key not in there]
     with _progress(console, len(missing)) as (say, advance):
         for run in missing:
@@ -93,7 +92,7 @@ def _run_missing(
             shutil.rmtree(folder / CANDIDATE, ignore_errors=True)
             record = (_in_process if isolated else work)(plan, run, folder)
             if record["status"] == "done":
-                _keep_winners(folder, record, read_results(folder))
+                _keep_winners(folder, run, record, read_runs(folder))
             _append(folder / "results.jsonl", record)
             advance(record)
     shutil.rmtree(folder / CANDIDATE, ignore_errors=True)
@@ -141,18 +140,6 @@ def _check_labels(examples: Examples, table: TaskData) -> None:
             f"{examples.source} has labels that are not among those to learn from in {table.task.name}: "
             f"{', '.join(map(repr, sorted(unknown)[:5]))}."
         )
-
-
-def _key(record: Record) -> str:
-    return _run_of(record).key
-
-
-def _run_of(record: Record) -> Run:
-    return Run(record["data"], record["system"], record["seed"], record["fold"], record["fraction"])
-
-
-def _split(record: Record) -> tuple[Any, ...]:
-    return record["data"], record["seed"], record["fold"], record["fraction"]
 
 
 def _append(file: Path, record: Record) -> None:
@@ -220,15 +207,14 @@ def _set_otherwise(plan: Plan, before: Plan, folder: Path) -> set[str]:
     """Return the systems of a plan that have run with other settings than it gives them, or gave them before."""
     names = {run.system for run in plan.runs()}
     found = set()
-    for record in read_results(folder):
-        name, chosen = record["system"], record.get("chosen") or {}
-        if record["status"] != "done" or name not in names:
+    for run in read_runs(folder):
+        if not run.done or run.system not in names:
             continue
-        given = plan.settings.get(name, {})
-        wanted = settings_of(plan, _run_of(record), chosen, train=int(record.get("texts", {}).get("train", 0)))
-        told = {*given, *before.settings.get(name, {})} - set(chosen)
-        if any(json.dumps(wanted.get(one)) != json.dumps(record["settings"].get(one)) for one in told):
-            found.add(name)
+        chosen, had = run.table("chosen"), run.table("settings")
+        wanted = settings_of(plan, run, chosen, train=int(run.number("texts", "train") or 0))
+        told = {*plan.settings.get(run.system, {}), *before.settings.get(run.system, {})} - set(chosen)
+        if any(json.dumps(wanted.get(one)) != json.dumps(had.get(one)) for one in told):
+            found.add(run.system)
     return found
 
 
@@ -240,7 +226,7 @@ def _content(table: TaskData) -> str:
     return fingerprint_of((table.train, table.dev, table.test)) + "\n"
 
 
-def _keep_winners(folder: Path, record: Record, before: Sequence[Record]) -> None:
+def _keep_winners(folder: Path, run: Run, record: Record, before: Sequence[Result]) -> None:
     """Keep a run's model under the names for which it is the best on dev so far.
 
     Only the first seed and fold of the first data set are in question: scores on other dev texts cannot be compared.
@@ -248,11 +234,11 @@ def _keep_winners(folder: Path, record: Record, before: Sequence[Record]) -> Non
     candidate = folder / CANDIDATE
     if not candidate.is_dir():
         return
-    first = _split((*before, record)[0])
-    rivals = [r for r in before if r["status"] == "done" and r["progress"] and _split(r) == first]
+    first = (*before, run)[0].division
+    rivals = [one.line for one in before if one.done and one.line["progress"] and one.division == first]
     for name, takes in WINNERS.items():
-        best = max((r["dev"]["accuracy"] for r in rivals if takes(r)), default=-1.0)
-        if _split(record) == first and takes(record) and record["dev"]["accuracy"] > best:
+        best = max((one["dev"]["accuracy"] for one in rivals if takes(one)), default=-1.0)
+        if run.division == first and takes(record) and record["dev"]["accuracy"] > best:
             draft, old = folder / f"{name}.new", folder / f"{name}.old"
             for left in (draft, old):
                 shutil.rmtree(left, ignore_errors=True)

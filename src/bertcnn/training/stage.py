@@ -134,18 +134,50 @@ def run_stage(
             log = list(json.loads(note.read_text("utf-8")))
             load_model(module, weights)
             return log
-    assert settings.batch_size != "auto", "train() chooses it"
-    optimizer = make_optimizer(module, settings)
     if settings.gradient_checkpointing and isinstance(module, BertCNN):
-        if not module.supports_gradient_checkpointing:
-            raise SettingsError(
-                f"gradient_checkpointing is on, but {module.config.encoder.model_type} has none. Turn it off, and "
-                "give a smaller --batch-size with a greater --gradient-accumulation if memory is short."
-            )
-        # Called gradient checkpointing before transformers 5.20, with a warning since.
-        enable: Any = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
-        enable()
-    reports = [name for name in settings.report_to if name != "none"]
+        _spare_memory(module)
+    trainer = Trainer(
+        model=module,
+        args=_arguments(stage, settings),
+        data_collator=stage.collate,
+        train_dataset=stage.train,
+        eval_dataset=stage.dev,
+        compute_metrics=score_epoch,
+        optimizers=(make_optimizer(module, settings), None),
+        callbacks=[*([EarlyStoppingCallback(settings.patience)] if settings.patience else []), *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    last = _last_whole_checkpoint(stage.folder) if resume else None
+    with quiet_transformers():
+        trainer.train(resume_from_checkpoint=last)
+    if any(isinstance(callback, Interruption) and callback.wanted for callback in callbacks):
+        raise KeyboardInterrupt
+    module.eval()
+    if trainer.is_world_process_zero():
+        save_model(module, str(weights))
+        write_whole(note, json.dumps(trainer.state.log_history))
+    return list(trainer.state.log_history)
+
+
+def _spare_memory(module: BertCNN) -> None:
+    """Have an encoder compute its states again on the way back, instead of keeping them.
+
+    Raises:
+        SettingsError: It cannot.
+    """
+    if not module.supports_gradient_checkpointing:
+        raise SettingsError(
+            f"gradient_checkpointing is on, but {module.config.encoder.model_type} has none. Turn it off, and "
+            "give a smaller --batch-size with a greater --gradient-accumulation if memory is short."
+        )
+    # Called gradient checkpointing before transformers 5.20, with a warning since.
+    enable: Any = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
+    enable()
+
+
+def _arguments(stage: Stage, settings: TrainingSettings) -> TrainingArguments:
+    """Return what Trainer is told."""
+    assert settings.batch_size != "auto", "train() chooses it"
     bf16 = settings.precision == "bf16" or (
         settings.precision == "auto"
         and torch.cuda.is_available()
@@ -171,9 +203,9 @@ def run_stage(
         greater_is_better=stage.metric != "log_loss",
         logging_nan_inf_filter=False,  # else the watchdog is told of an earlier loss
         logging_steps=max(1, len(stage.train) // texts_a_step // LOGS_AN_EPOCH),
-        report_to=reports or "none",
+        report_to=[name for name in settings.report_to if name != "none"] or "none",
         bf16=bf16,
-        use_cpu=(processes() > 1 and not torch.cuda.is_available()) or (bf16 and not is_torch_bf16_gpu_available()),
+        use_cpu=joins_on_cpu() or (bf16 and not is_torch_bf16_gpu_available()),
         seed=settings.seed,
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -183,27 +215,7 @@ def run_stage(
     )
     # One process has one GPU, and more go by torchrun: torch's DataParallel would split windows from their texts.
     arguments._n_gpu = min(1, arguments.n_gpu)
-    trainer = Trainer(
-        model=module,
-        args=arguments,
-        data_collator=stage.collate,
-        train_dataset=stage.train,
-        eval_dataset=stage.dev,
-        compute_metrics=score_epoch,
-        optimizers=(optimizer, None),
-        callbacks=[*([EarlyStoppingCallback(settings.patience)] if settings.patience else []), *callbacks],
-    )
-    trainer.remove_callback(PrinterCallback)
-    last = _last_whole_checkpoint(stage.folder) if resume else None
-    with quiet_transformers():
-        trainer.train(resume_from_checkpoint=last)
-    if any(isinstance(callback, Interruption) and callback.wanted for callback in callbacks):
-        raise KeyboardInterrupt
-    module.eval()
-    if trainer.is_world_process_zero():
-        save_model(module, str(weights))
-        write_whole(note, json.dumps(trainer.state.log_history))
-    return list(trainer.state.log_history)
+    return arguments
 
 
 def check_reports(settings: TrainingSettings) -> None:
@@ -223,6 +235,11 @@ def check_reports(settings: TrainingSettings) -> None:
 def processes() -> int:
     """Return how many processes train together (torchrun, accelerate)."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def joins_on_cpu() -> bool:
+    """Return whether this is one of several processes without a GPU: they are joined only if told to be on the CPU."""
+    return processes() > 1 and not torch.cuda.is_available()
 
 
 def _last_whole_checkpoint(folder: Path) -> str | None:

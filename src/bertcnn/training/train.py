@@ -37,7 +37,7 @@ from bertcnn.training.build import build_model
 from bertcnn.training.contrast import contrasts
 from bertcnn.training.depth import DepthCurve
 from bertcnn.training.run import TrainingRun
-from bertcnn.training.stage import check_reports, processes
+from bertcnn.training.stage import check_reports, joins_on_cpu, processes
 
 LONGEST_WAIT = timedelta(days=1)
 """Of a process for the others: while the first encodes all texts, they have nothing to do."""
@@ -111,22 +111,25 @@ def train(
         also_encode: Texts whose encoder states to keep in the same cache entry, so that other folds of
             the same data find theirs. Each text is encoded by itself; nothing is learned from these.
         checkpoints: Folder for what a killed run goes on from, the same for all processes that train together.
-            None: a temporary one, of one process.
+            None: a temporary one, each process its own.
         resume: Go on from there.
         console: Where progress is shown; None: nowhere.
 
     Raises:
         DataError: Labels that cannot be learned, or that dev or test has and train does not; no dev texts.
         EncoderError: The encoder cannot be loaded.
-        SettingsError: A setting does not fit, no depth answers within ``budget_ms``, or of several processes each
-            would have checkpoints of its own.
+        SettingsError: A setting does not fit, no depth answers within ``budget_ms``, or processes that train
+            together would not find each other's best epoch.
         TrainingError: The loss became infinite, or something cannot be read or written.
         KeyboardInterrupt: Ctrl-C; a checkpoint was saved.
     """
-    if processes() > 1 and checkpoints is None:
-        raise SettingsError("Several processes train together: give them a folder that all can read, as checkpoints.")
     settings = settings or Settings()
     started = time.perf_counter()
+    if processes() > 1 and checkpoints is None and settings.training.patience:
+        raise SettingsError(
+            "With patience, processes that train together must all find the best epoch. Give checkpoints, a folder of "
+            "them all, or patience 0."
+        )
     check_reports(settings.training)
     set_seed(settings.training.seed)
     if settings.training.negation_contrasts:
@@ -148,9 +151,7 @@ def train(
         model, tokenizer = build_model(settings, labels, splits.train.texts, truths["train"])
         set_seed(settings.training.seed)  # whatever loading drew, filters and order begin here
         model.head.apply(model._init_weights)
-        # Without a GPU, processes are joined only if told to be on the CPU; the first state made holds.
-        alone = processes() == 1
-        model.to(PartialState(cpu=not (alone or torch.cuda.is_available()), timeout=LONGEST_WAIT).device)
+        model.to(PartialState(cpu=joins_on_cpu(), timeout=LONGEST_WAIT).device)  # the first state made holds
         return model, tokenizer
 
     with tempfile.TemporaryDirectory() as scratch:
