@@ -62,19 +62,37 @@ class SharedPieces:
 
 
 class TrainingRun:
-    """The stages of one training run, and what they leave behind."""
+    """The stages of one training run, and what they leave behind.
+
+    Args:
+        settings: Of all stages; ``depth`` becomes the one that is chosen.
+        build: Makes the untrained network of settings, the same each time, and its tokenizer.
+        splits: Texts to learn from and to choose on.
+        truths: What each split's texts are, by its name.
+        also_encode: Texts whose states are kept in the same cache entry.
+        folder: For what a killed run goes on from.
+        resume: Go on from there.
+        console: For progress.
+    """
 
     def __init__(
         self,
         settings: Settings,
         build: Callable[[Settings], tuple[BertCNN, PieceTokenizer]],
+        splits: Splits,
+        truths: dict[str, Truth],
+        *,
+        also_encode: Sequence[str],
         folder: Path,
         resume: bool,
         console: Console,
     ) -> None:
-        self.settings, self._build = settings, build
+        self.settings, self._build, self.truths = settings, build, truths
         self.folder, self.resume, self.console = folder, resume, console
         self.model, self.tokenizer = build(settings)
+        most = settings.training.max_train_pieces
+        self._texts = splits.train.texts
+        self.shared = SharedPieces.of(splits, also_encode, self.tokenizer, most=most)
         self.history: list[dict[str, object]] = []
         self.warnings: list[str] = []
         self.encoding_seconds = self.cached_seconds = 0.0
@@ -82,15 +100,13 @@ class TrainingRun:
         self._head_states: States | None = None
         self._head_is_trained = False
 
-    def train(self, splits: Splits, truths: dict[str, Truth], also_encode: Sequence[str]) -> None:
+    def train(self) -> None:
         """Go through all stages, and leave the model with the weights that are kept."""
         method, training = self.settings.training.method, self.settings.training
-        self.truths = truths
-        self.shared = SharedPieces.of(splits, also_encode, self.tokenizer, most=training.max_train_pieces)
         if self.settings.model.depth == "half-or-all" and self.model.config.num_hidden_layers < 2:
             self.settings = at(self.settings, "all")  # there is nothing to choose from
         elif self.settings.model.searches_depth:
-            self._choose_depth(splits.train.texts)
+            self._choose_depth()
         before: float | None = None
         if method != "finetune":
             states = self._head_states or self.encode(self.model)
@@ -136,11 +152,11 @@ class TrainingRun:
         self.cached_seconds += encoding - (time.perf_counter() - started)
         return states
 
-    def _choose_depth(self, texts: Sequence[str]) -> None:
+    def _choose_depth(self) -> None:
         """Search the depth, or read what was found before the run was killed, and go on at it."""
         note, is_main = self.folder / "depth.json", PartialState().is_main_process
         pieces = self.shared.pieces
-        text = median_text(texts, pieces.lengths[self.shared.rows["train"]])
+        text = median_text(self._texts, pieces.lengths[self.shared.rows["train"]])
         both = [(self.shared.rows[part], self.truths[part]) for part in ("train", "dev")]
         rows, truth = (np.concatenate(one) for one in zip(*both, strict=True))
         search = DepthSearch(

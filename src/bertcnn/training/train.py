@@ -155,7 +155,16 @@ def train(
         return model, tokenizer
 
     with tempfile.TemporaryDirectory() as scratch:
-        run = TrainingRun(settings, build, Path(checkpoints or scratch), resume, console or Console(quiet=True))
+        run = TrainingRun(
+            settings,
+            build,
+            splits,
+            truths,
+            also_encode=also_encode,
+            folder=Path(checkpoints or scratch),
+            resume=resume,
+            console=console or Console(quiet=True),
+        )
         if reads_padding(run.model.encoder):
             run.warnings.append(
                 f"The encoder ({run.model.config.encoder.model_type}) reads padding as text, so answers depend on the "
@@ -164,12 +173,17 @@ def train(
         try:
             if checkpoints is not None:
                 _hold_to_texts(Path(checkpoints), splits, resume=resume)
-            run.train(splits, truths, also_encode)
+            run.train()
         except (OSError, SafetensorError) as error:
             raise TrainingError(
                 f"Training stopped: {error}. Free some space if the disk of {checkpoints or scratch} is full, or mend "
                 "what is said, and go on with --resume."
             ) from error
+    return _calibrated(run, splits, truths, started)
+
+
+def _calibrated(run: TrainingRun, splits: Splits, truths: dict[str, Truth], started: float) -> Trained:
+    """Calibrate what a run trained on dev, and score it."""
     predictor = Predictor(run.model, run.tokenizer)
     logits = predictor.logits(splits.dev.texts)
     temperature = _calibrate(predictor, logits, truths["dev"])
