@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -672,6 +673,18 @@ def test_a_killed_study_resumes_to_the_same_results(reviews: Path, tiny: Path, t
     assert start("killed").wait() == 0
     assert comparable(tmp_path / "killed") == comparable(tmp_path / "whole")
     assert len(comparable(tmp_path / "whole")) == 6
+
+
+@pytest.mark.slow
+def test_where_no_process_can_be_forked_a_fresh_one_does_the_run(
+    reviews: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows."""
+    plan = plan_of(reviews, tiny, systems=["tfidf"])
+    (forked,) = run_study(plan, tmp_path / "forked", console=quiet())
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    (fresh,) = run_study(plan, tmp_path / "fresh", console=quiet())
+    assert (fresh["status"], fresh["test"]) == ("done", forked["test"])
 
 
 @pytest.mark.slow
