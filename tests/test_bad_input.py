@@ -260,6 +260,12 @@ def test_unknown_settings_are_all_named_with_the_nearest(tmp_path: Path) -> None
         change(Settings(), {"batchsize": 3})
 
 
+def test_a_settings_file_may_begin_with_a_mark(tmp_path: Path) -> None:
+    """As Windows' editor writes it."""
+    (tmp_path / "mine.toml").write_text("\ufeff[training]\nepochs = 7\n", "utf-8")
+    assert read_settings(tmp_path / "mine.toml").training.epochs == 7
+
+
 def test_wrong_values_are_all_named() -> None:
     values = {"dropout": 1.5, "kernel_sizes": "0,3", "epochs": 0, "dev_fraction": 0.9, "max_length": 2}
     with pytest.raises(SettingsError) as caught:

@@ -538,6 +538,12 @@ def test_what_the_system_refuses_is_told(folder: Path, monkeypatch: pytest.Monke
     assert "Cannot read or write: [Errno 13] Permission denied: '/secret/README.md.draft'" in done.err
 
 
+def test_no_text_makes_an_empty_file_and_says_so(folder: Path, tmp_path: Path) -> None:
+    done = call("predict", folder, "-", "--output", tmp_path / "scored.csv", stdin=b"")
+    assert (done.code, (tmp_path / "scored.csv").read_bytes()) == (0, b"")
+    assert f"There was no text, so {tmp_path / 'scored.csv'} is empty." in " ".join(done.err.split())
+
+
 def test_nothing_to_resume(csv_file: Path, tmp_path: Path) -> None:
     done = call("train", csv_file, "--output", tmp_path / "m", "--resume")
     assert done.code == 2

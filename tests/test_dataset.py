@@ -104,6 +104,34 @@ def test_json_and_lines_are_read(tmp_path: Path) -> None:
     assert found.labels == [("a", "b"), ("b",)]
 
 
+@pytest.mark.parametrize(
+    "line", ["__label__a\tso so", "__label__a   so so", "  __label__a so so", "__label__a so so  "]
+)
+def test_a_label_before_a_text_ends_at_any_space(tmp_path: Path, line: str) -> None:
+    (tmp_path / "t.txt").write_text(f"{line}\n__label__a  __label__b\tnot  so\n", "utf-8")
+    first, second = read_rows(tmp_path / "t.txt")
+    assert (first["label"], first["text"].rstrip()) == ("a", "so so")
+    assert second == {"label": "a|b", "text": "not  so"}
+
+
+def test_bytes_are_texts(tmp_path: Path) -> None:
+    """As pandas and Spark write them to parquet."""
+    rows = [{"text": f"né {i}".encode(), "label": label} for i, label in enumerate([b"yes", b"no"] * 5)]
+    write_rows(tmp_path / "t.parquet", rows)
+    found = load_examples(str(tmp_path / "t.parquet"), DataSettings())["train"]
+    assert found.texts == [f"né {i}" for i in range(10)]
+    assert set(found.labels) == {"yes", "no"}
+    write_rows(tmp_path / "t.parquet", [{"text": b"\xff\xfe", "label": "a"}])
+    with pytest.raises(DataError, match=r"bytes that are no UTF-8 text, b'\\xff"):
+        load_examples(str(tmp_path / "t.parquet"), DataSettings())
+
+
+def test_without_a_share_for_dev_there_must_be_a_file(tmp_path: Path) -> None:
+    write_rows(tmp_path / "t.csv", [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(20)])
+    with pytest.raises(DataError, match="dev_fraction is 0 and there is no dev file"):
+        load_splits(str(tmp_path / "t.csv"), DataSettings(dev_fraction=0.0))
+
+
 def test_parquet_keeps_kinds(tmp_path: Path) -> None:
     rows = [{"text": "a", "n": 1, "x": 0.5, "labels": ["p", "q"]}, {"text": None, "n": 2, "x": None, "labels": []}]
     write_rows(tmp_path / "t.parquet", rows)

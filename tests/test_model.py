@@ -175,6 +175,14 @@ def test_other_labels_get_a_new_last_layer(model: BertCNN, saved: Path) -> None:
     assert (other.head.classifier.bias == 0).all()
 
 
+@pytest.mark.parametrize(("labels", "count"), [(["a", "a"], None), (["a", "b"], 5), (["a", "b", "a"], 3)])
+def test_labels_are_different_and_as_many_as_said(tiny: str, labels: list[str], count: int | None) -> None:
+    with pytest.raises(SettingsError, match="expected as many different names"):
+        BertCNN.from_encoder(tiny, labels=labels, num_labels=count)
+    assert BertCNN.from_encoder(tiny, labels=["a", "b"], num_labels=2).num_labels == 2
+    assert BertCNN.from_encoder(tiny, num_labels=3).config.label_names == ["LABEL_0", "LABEL_1", "LABEL_2"]
+
+
 def test_auto_classes_know_it(model: BertCNN, tokenizer: PieceTokenizer, saved: Path) -> None:
     assert isinstance(AutoConfig.from_pretrained(saved), BertCNNConfig)
     batch = batch_of(tokenizer, TEXTS)

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 import torch
 
-from bertcnn import BertCNN, ModelError, Predictor
+from bertcnn import BertCNN, ModelError, Predictor, Settings, save, train
 from bertcnn.apps.cli import app
 from bertcnn.apps.export import _dev_of_training
 from bertcnn.inference import export as exporting
@@ -22,12 +22,14 @@ from bertcnn.inference import golden
 from bertcnn.inference import predictor as predictor_module
 from bertcnn.inference.certificate import END, START, certify, write_certificate
 from bertcnn.inference.export import export_onnx
+from bertcnn.inference.golden import long_text
 from bertcnn.inference.onnx import backend as onnx_backend
 from bertcnn.inference.onnx.backend import FILES, SLOW_FUSIONS, OnnxBackend, open_session, threads
 from bertcnn.network.encoder import load_tokenizer
 from bertcnn.network.folder import read_config
+from bertcnn.settings import change
 from bertcnn.text.dataset import Examples, Splits
-from bertcnn.text.tokens import make_batch, segments
+from bertcnn.text.tokens import PieceTokenizer, Windowing, make_batch, segments
 from tests.conftest import FAMILIES, make_texts
 from tests.test_cli import call
 
@@ -67,6 +69,28 @@ def traced(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def own(exported: Path, tmp_path: Path) -> Path:
     """A copy to break."""
     return Path(shutil.copytree(exported, tmp_path / "reviews"))
+
+
+@pytest.mark.parametrize("encoder", ["words", "pieces"])
+def test_what_reads_any_length_at_once_is_exported_and_checked(
+    splits: Splits, quick: Settings, tiny: str, tmp_path: Path, encoder: str
+) -> None:
+    """Its long text, to be proved on, has an end."""
+    name = encoder if encoder == "words" else f"pieces:{tiny}"
+    method = {"words": "finetune", "pieces": "frozen"}[encoder]
+    save(train(splits, change(quick, {"encoder": name, "depth": "all", "method": method})), tmp_path / "model")
+    predictor = Predictor.load(tmp_path / "model")
+    lengths = predictor.tokenizer([long_text(predictor.tokenizer, predictor.backend.spec.windowing)]).lengths
+    assert 1024 <= lengths[0] < 1200
+    (written,) = export_onnx(tmp_path / "model", dev=splits.dev)
+    assert written.difference < TOLERANCE
+    assert all(check.difference < TOLERANCE for check in certify(tmp_path / "model", splits.dev.texts[:10]))
+
+
+@pytest.mark.parametrize("pieces", [5, 16, 100, 512])
+def test_a_long_text_takes_three_windows(tokenizer: PieceTokenizer, pieces: int) -> None:
+    lengths = tokenizer([long_text(tokenizer, Windowing(pieces, 0))]).lengths
+    assert 2 * pieces < lengths[0] <= 2 * pieces + 200
 
 
 def test_onnx_agrees_with_torch_on_mixed_lengths(exported: Path) -> None:

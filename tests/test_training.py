@@ -3,6 +3,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -461,6 +462,18 @@ def test_resume_refuses_other_settings_and_nothing_to_resume(tiny: str, csv_file
     (tmp_path / "model.checkpoints" / "run.toml").write_text("[training]\nseed = 3\n")
     result = CliRunner().invoke(app, command)
     assert "seed was 3" in str(result.exception)
+
+
+def test_resuming_what_had_not_begun_says_that_it_begins(tiny: str, csv_file: Path, tmp_path: Path) -> None:
+    flags = "--depth", "2", "--batch-size", "8", "--epochs", "1", "--head-epochs", "1"
+    command = arguments_for(tiny, csv_file, tmp_path / "model", *flags)[3:]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    (tmp_path / "model.checkpoints").mkdir()
+    shutil.copy(tmp_path / "model" / "run.toml", tmp_path / "model.checkpoints")
+    shutil.rmtree(tmp_path / "model")
+    done = CliRunner().invoke(app, [*command, "--resume"])
+    assert "it starts from the beginning" in " ".join(done.output.split())
+    assert done.exit_code == 0, done.output
 
 
 def test_two_processes_do_not_train_in_one_folder(tiny: str, csv_file: Path, tmp_path: Path) -> None:

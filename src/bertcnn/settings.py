@@ -278,7 +278,7 @@ def read_toml(file: str | Path) -> dict[str, Any]:
         SettingsError: The file is missing or broken.
     """
     try:
-        return tomllib.loads(Path(file).read_text("utf-8"))
+        return tomllib.loads(Path(file).read_text("utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"Cannot read the settings file {str(file)!r}: {error.strerror}.") from error
     except ValueError as error:

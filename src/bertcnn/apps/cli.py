@@ -44,7 +44,18 @@ from bertcnn.apps.options import (
     until_closed,
 )
 from bertcnn.apps.serve import serve
-from bertcnn.apps.show import SHOWN_LABELS, counted, err, out, rate, say_blank, show_operation, show_rows, show_scores
+from bertcnn.apps.show import (
+    SHOWN_LABELS,
+    counted,
+    err,
+    out,
+    rate,
+    say_blank,
+    say_note,
+    show_operation,
+    show_rows,
+    show_scores,
+)
 from bertcnn.apps.train import train
 from bertcnn.errors import DISK_FULL, BertCNNError, DataError
 from bertcnn.settings import Settings, change
@@ -215,7 +226,10 @@ def _write(
     from bertcnn.text.write_table import write_jsonl, write_rows, write_separated
 
     if output is not None:
-        return write_rows(output, scored, like=source)
+        number = write_rows(output, scored, like=source)
+        if not number:
+            say_note(err, f"There was no text, so {output} is empty.")
+        return number
     if as_json:
         return write_jsonl(sys.stdout, scored)
     if as_table or sys.stdout.isatty():

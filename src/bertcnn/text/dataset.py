@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from bertcnn.errors import DataError, reason
 from bertcnn.settings import DataSettings
-from bertcnn.text.cells import is_missing
+from bertcnn.text.cells import decoded, is_missing
 from bertcnn.text.labels import Label, named, names_in
 from bertcnn.text.read_table import Row, check_column, read_rows
 
@@ -158,7 +158,9 @@ def load_splits(
             taken = set(stratified_rows(train, fraction, seed=seed))
             parts[name] = train.pick(sorted(taken), name)
             train = train.pick((i for i in range(len(train)) if i not in taken), "train")
-    if not len(parts.get("dev", ())):
+    if "dev" not in parts:
+        raise DataError("dev_fraction is 0 and there is no dev file. Give --dev FILE, or a --dev-fraction above 0.")
+    if not len(parts["dev"]):
         distinct = len({normal_form(text) for text in train.texts})
         only = f" ({distinct} different ones)" if distinct < len(train) else ""
         raise DataError(
@@ -293,12 +295,12 @@ def as_text(value: Any) -> str:
     """Return a cell as a text; a missing one is empty.
 
     Raises:
-        DataError: It is a list or an object, as json can hold.
+        DataError: It is a list or an object, as json can hold, or bytes that are no text.
     """
     if isinstance(value, list | dict):
         shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
         raise DataError(f"A text is a {type(value).__name__}, {shown}. Expected a string; choose another column.")
-    return "" if is_missing(value) else str(value)
+    return "" if is_missing(value) else str(decoded(value))
 
 
 def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Examples:

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +29,8 @@ ADVICE = {
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "Save it as csv (UTF-8) in your spreadsheet program."),
     **dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst"), "Unpack it first."),
 }
-LABEL_MARK = "__label__"
+LABEL = re.compile(r"[ \t\v\f]*__label__([^ \t\v\f]*)[ \t\v\f]*")
+"""A label before a text, as fastText has it."""
 """Before each label in fastText's files: ``__label__positive I liked it``."""
 
 ROWS_AT_ONCE = 4096
@@ -279,9 +281,9 @@ def _read_lines(path: Path, encoding: str) -> Iterator[Row]:
         is_labelled = False
         for number, line in enumerate(_lines(file, path), start=1):
             text, labels = line.rstrip("\r\n"), []
-            while text.startswith(LABEL_MARK):
-                label, _, text = text.removeprefix(LABEL_MARK).partition(" ")
-                labels.append(label)
+            while label := LABEL.match(text):
+                labels.append(label[1])
+                text = text[label.end() :]
             is_labelled = is_labelled if number > 1 else bool(labels)
             if is_labelled != bool(labels):
                 found, other = ("no label", "has") if is_labelled else (f"a label ({labels[0]!r})", "has none")

@@ -65,6 +65,10 @@ class Pieces:
         return np.array(rows, dtype=np.int64), Pieces(ids, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
 
+NO_WINDOWS = 1 << 30
+"""Length of the windows of what reads texts of any length at once."""
+
+
 @dataclass(frozen=True)
 class Windowing:
     """How rows that are too long for the encoder are cut.

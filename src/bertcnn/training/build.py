@@ -12,7 +12,7 @@ from bertcnn.network.model import BertCNN
 from bertcnn.network.vectors import build_pieces, build_vectors
 from bertcnn.settings import Settings
 from bertcnn.text.labels import Labels
-from bertcnn.text.tokens import PieceTokenizer
+from bertcnn.text.tokens import NO_WINDOWS, PieceTokenizer
 
 
 def build_model(
@@ -37,10 +37,10 @@ def build_model(
             seed=training.seed,
             padding=max(model.kernel_sizes) - 1 if model.features == "windows" else 0,
         )
-        max_length, overlap = 1 << 30, 0
+        max_length, overlap = NO_WINDOWS, 0
     elif kind == "pieces":
         encoder, tokenizer = build_pieces(file or "minilm")
-        max_length, overlap = 1 << 30, 0
+        max_length, overlap = NO_WINDOWS, 0
     else:
         encoder, tokenizer = model.encoder, load_tokenizer(model.encoder)
         max_length, overlap = model.max_length, model.overlap

@@ -151,6 +151,8 @@ def train(
         model, tokenizer = build_model(settings, labels, splits.train.texts, truths["train"])
         set_seed(settings.training.seed)  # whatever loading drew, filters and order begin here
         model.head.apply(model._init_weights)
+        if labels.many:
+            _begin_with_shares(model, truths["train"])
         model.to(PartialState(cpu=joins_on_cpu(), timeout=LONGEST_WAIT).device)  # the first state made holds
         return model, tokenizer
 
@@ -180,6 +182,19 @@ def train(
                 "what is said, and go on with --resume."
             ) from error
     return _calibrated(run, splits, truths, started)
+
+
+def _begin_with_shares(model: BertCNN, truth: Truth) -> None:
+    """Let an untrained network give each of many labels the share of the training texts that have it.
+
+    Biases hardly move in training. From 0, every label of a text in which nothing is found would be as likely as not.
+
+    Source:
+        Lin et al. (2017), "Focal Loss for Dense Object Detection", sec. 3.3, for one share of all.
+    """
+    shares = (truth.sum(axis=0) + 0.5) / (len(truth) + 1)
+    with torch.no_grad():
+        model.head.classifier.bias.copy_(torch.from_numpy(np.log(shares / (1 - shares))))
 
 
 def _calibrated(run: TrainingRun, splits: Splits, truths: dict[str, Truth], started: float) -> Trained:
