@@ -127,6 +127,16 @@ def test_long_texts_are_read_whole(quick: Settings) -> None:
     assert cut.dev.headlines["accuracy"].value < 0.8
 
 
+def test_many_labels_begin_with_their_shares(quick: Settings) -> None:
+    """An untrained network answers a text without evidence by how common each label is, and nothing more."""
+    splits = multi_label_splits()
+    settings = change(quick, {"method": "frozen", "head_epochs": 1, "head_learning_rate": 1e-12})
+    trained = train(splits, settings)
+    logits = trained.predictor.logits([""])[0] * trained.temperature
+    shares = [np.mean([name in label for label in splits.train.labels]) for name in trained.predictor.label_names]
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), shares, atol=0.03)
+
+
 @pytest.mark.parametrize("many", [False, True])
 def test_scores_that_are_no_numbers_stop_the_training(many: bool) -> None:
     logits = np.array([[0.0, 1.0], [np.nan, 0.0]])
