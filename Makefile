@@ -5,7 +5,7 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# What is never imported need not be compiled, a third of the time.
+# To compile what is never imported takes a third of the time.
 PIP_HOW := --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
 .DEFAULT_GOAL := help

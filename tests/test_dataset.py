@@ -122,8 +122,13 @@ def test_bytes_are_texts(tmp_path: Path) -> None:
     assert found.texts == [f"né {i}" for i in range(10)]
     assert set(found.labels) == {"yes", "no"}
     write_rows(tmp_path / "t.parquet", [{"text": b"\xff\xfe", "label": "a"}])
-    with pytest.raises(DataError, match=r"bytes that are no UTF-8 text, b'\\xff"):
+    with pytest.raises(DataError, match=r"row 1: A text is of bytes that are no UTF-8, b'\\xff"):
         load_examples(str(tmp_path / "t.parquet"), DataSettings())
+
+
+def test_labels_of_bytes_are_divided_too(tmp_path: Path) -> None:
+    write_rows(tmp_path / "t.parquet", [{"text": b"so", "label": b"a|b"}, {"text": b"not so", "label": b""}])
+    assert load_examples(str(tmp_path / "t.parquet"), DataSettings(separator="|"))["train"].labels == [("a", "b"), ()]
 
 
 def test_without_a_share_for_dev_there_must_be_a_file(tmp_path: Path) -> None:

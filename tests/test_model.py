@@ -37,6 +37,7 @@ from transformers import (
     pipeline,
 )
 
+import bertcnn
 from bertcnn import BertCNN, BertCNNConfig, EncoderError, ModelError, Predictor, SettingsError, embed
 from bertcnn.network.encoder import (
     _check_reads,
@@ -175,9 +176,15 @@ def test_other_labels_get_a_new_last_layer(model: BertCNN, saved: Path) -> None:
     assert (other.head.classifier.bias == 0).all()
 
 
-@pytest.mark.parametrize(("labels", "count"), [(["a", "a"], None), (["a", "b"], 5), (["a", "b", "a"], 3)])
-def test_labels_are_different_and_as_many_as_said(tiny: str, labels: list[str], count: int | None) -> None:
-    with pytest.raises(SettingsError, match="expected as many different names"):
+def test_all_that_the_package_names_is_there() -> None:
+    assert all(getattr(bertcnn, name) is not None for name in bertcnn.__all__)
+
+
+@pytest.mark.parametrize(
+    ("labels", "count"), [(["a", "a"], None), (["a", "b"], 5), (["a", "b", "a"], 3), ([], None), (None, 0)]
+)
+def test_labels_are_different_and_as_many_as_said(tiny: str, labels: list[str] | None, count: int | None) -> None:
+    with pytest.raises(SettingsError, match=r"expected different names|num_labels is 5, but labels names 2\."):
         BertCNN.from_encoder(tiny, labels=labels, num_labels=count)
     assert BertCNN.from_encoder(tiny, labels=["a", "b"], num_labels=2).num_labels == 2
     assert BertCNN.from_encoder(tiny, num_labels=3).config.label_names == ["LABEL_0", "LABEL_1", "LABEL_2"]

@@ -302,7 +302,7 @@ def test_every_table_of_the_structure_is_on_the_page(one):
     (data,) = report.data
     made = [tables.scores(data), tables.costs(data), tables.points(data), tables.by_slice(data), tables.flips(data)]
     made += [tables.behaviour(data), tables.transfer(data), tables.verdict(report), tables.made(report)]
-    made += [table for _, table in tables.contrasts(data.contrast)]
+    made += [table for _, table in tables.disagreements(data.disagreement)]
     for table in made:
         assert {cell.text for line in table.lines for cell in line.cells} <= cells
         assert set(table.columns) <= cells
@@ -342,7 +342,7 @@ def test_pictures_are_in_the_page_and_it_asks_the_network_for_nothing(one):
 
 def test_texts_are_escaped(one):
     folder, report, text = one
-    assert report.data[0].contrast.only_left[0].text.startswith(ATTACK)
+    assert report.data[0].disagreement.only_left[0].text.startswith(ATTACK)
     page = Page(text)
     assert page.tags.count("script") == 1
     assert any(cell.startswith(ATTACK) for cell in page.cells)

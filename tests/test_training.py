@@ -135,6 +135,9 @@ def test_many_labels_begin_with_their_shares(quick: Settings) -> None:
     logits = trained.predictor.logits([""])[0] * trained.temperature
     shares = [np.mean([name in label for label in splits.train.labels]) for name in trained.predictor.label_names]
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), shares, atol=0.03)
+    balanced = train(splits, change(settings, {"class_weights": "balanced"}))
+    odds = np.exp(balanced.predictor.logits([""])[0] * balanced.temperature)
+    np.testing.assert_allclose(odds, 1, atol=0.1)
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -482,7 +485,7 @@ def test_resuming_what_had_not_begun_says_that_it_begins(tiny: str, csv_file: Pa
     shutil.copy(tmp_path / "model" / "run.toml", tmp_path / "model.checkpoints")
     shutil.rmtree(tmp_path / "model")
     done = CliRunner().invoke(app, [*command, "--resume"])
-    assert "it starts from the beginning" in " ".join(done.output.split())
+    assert "training starts from the beginning" in " ".join(done.output.split())
     assert done.exit_code == 0, done.output
 
 

@@ -49,7 +49,7 @@ _HOMES = {
     "BertCNNClassifier": "training.estimator",
     "BertCNNConfig": "network.config",
     "Evaluation": "inference.metrics",
-    "Explanation": "inference.explanation",
+    "Explanation": "inference.explaining.explanation",
     "Prediction": "inference.prediction",
     "Predictor": "inference.predictor",
     "Settings": "settings",

@@ -1,6 +1,7 @@
 """The command ``explain``: which phrases of a text decided, on the terminal, as JSON, or as a page."""
 
 import json
+import unicodedata
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -42,6 +43,8 @@ SHOWN_PHRASES = 8
 BAR = 12
 LEVELS = (0.2, 0.5, 0.8)
 """Of a word's share, as parts of the greatest one: from where its mark is weak, middling, strong."""
+UNSEEN = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})
+"""Unicode's categories of spaces and of signs that have no shape."""
 
 LEAST_TOLD = 1e-4
 """What is unexplained and less than that is rounding, and says nothing to who reads shares of two digits."""
@@ -186,7 +189,7 @@ def _coloured(form: dict[str, Any], *, coloured: bool) -> Text:
         else:
             text.append(part["text"] + SIGNS[speaks_for] * level)
     text.plain = CONTROL.sub(" ", text.plain)  # of the same length, so styles stay where they are
-    is_seen = any(sign.isprintable() and not sign.isspace() for sign in text.plain)
+    is_seen = any(unicodedata.category(sign) not in UNSEEN for sign in text.plain)
     return text if is_seen else Text("(blank text)" if text.plain else "(empty text)", style="dim")
 
 

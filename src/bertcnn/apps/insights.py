@@ -171,7 +171,7 @@ def _say(found: "Insights", files: list[Path]) -> None:
         table.add_row(escape(label.name), f"{label.texts:,}", escape(printable(phrases)))
     out.print(table)
     if (others := len(found.labels) - SHOWN_LABELS) > 0:
-        out.print(f"and {others} more labels, on the page", style="dim", highlight=False)
+        out.print(f"and {others:,} more label{'s' * (others > 1)}, on the page", style="dim", highlight=False)
     said = [counted(found.texts)]
     if found.labelled:
         said.append(f"{found.labelled - found.right:,} of {found.labelled:,} labelled ones answered otherwise")

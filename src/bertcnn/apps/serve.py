@@ -35,7 +35,9 @@ def serve(
     cors: Annotated[
         Optional[list[str]], typer.Option(help="Origin whose pages may call, as https://example.org; repeatable.")
     ] = None,
-    web: Annotated[bool, typer.Option("--web", help="Also serve a page for people, at /web/; of one worker.")] = False,
+    web: Annotated[
+        bool, typer.Option("--web", help="Also serve a page for people, at /web/; with one worker only.")
+    ] = False,
     beside: Annotated[
         Optional[Path], typer.Option(help="A second model folder, which the page shows beside the first.")
     ] = None,

@@ -177,7 +177,7 @@ def _claimed(checkpoints: Path, settings: Settings, *, resume: bool, overwrite: 
             if resume:
                 _check_same(read_settings(note), settings)
                 if not _has_begun(checkpoints):
-                    say_note(err, "The run was stopped before it had trained anything: it starts from the beginning.")
+                    say_note(err, "The run was stopped before the end of an epoch: training starts from the beginning.")
             else:
                 _empty(checkpoints)
                 write_settings(settings, note)

@@ -17,7 +17,7 @@ from bertcnn.errors import DataError
 from bertcnn.inference.metrics import Truth, confidence, decide
 
 MOST_RISK = 0.5
-"""A risk that nobody asks for."""
+"""From this risk on, to ask for it is no advice."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def threshold_for(
     if fitting:
         return fitting[-1]
     best = min(curve, key=lambda one: (one.risk, -one.coverage))
-    advice = "ask for that" if best.risk < MOST_RISK else "the model is not good enough to refuse by"
+    advice = "ask for that" if best.risk < MOST_RISK else "no threshold makes this model reliable"
     raise DataError(
         f"No confidence gives a risk of {risk:.1%} on these {len(probabilities):,} texts while {least_coverage:.0%} of "
         f"them are answered. The least risk is {best.risk:.1%}, at a coverage of {best.coverage:.0%}: {advice}."

@@ -8,8 +8,6 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConf
 from bertcnn.network.folder import FORMAT_VERSION, MODEL_TYPE, MULTI
 from bertcnn.text.tokens import Windowing
 
-"""What ``problem_type`` can be. Nothing here trains a regression, but Hugging Face's Trainer can."""
-
 
 class WordVectorsConfig(PreTrainedConfig):
     """Sizes of a table of word vectors."""

@@ -12,9 +12,8 @@ MODEL_TYPE = "bertcnn"
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
 
-
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
-"""What ``problem_type`` of a configuration says, in Hugging Face's words."""
+"""What ``problem_type`` of a configuration says. Nothing here trains a regression, but Hugging Face's Trainer can."""
 
 MADE_OF = "weights_sha256"
 """Where a folder's configuration, its graphs and its golden texts say of which weights they are."""

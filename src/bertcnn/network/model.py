@@ -168,9 +168,12 @@ class BertCNN(PreTrainedModel):
             SettingsError: A setting does not fit.
         """
         trunk = encoder if isinstance(encoder, PreTrainedModel) else load_encoder(encoder, depth)
-        names = list(labels) if labels is not None else [f"LABEL_{i}" for i in range(num_labels or 2)]
-        if len(set(names)) < len(names) or num_labels not in {None, len(names)}:
-            raise SettingsError(f"labels is {names} and num_labels {num_labels}, expected as many different names.")
+        count = 2 if num_labels is None else num_labels
+        names = list(labels) if labels is not None else [f"LABEL_{i}" for i in range(count)]
+        if not names or len(set(names)) < len(names):
+            raise SettingsError(f"The labels are {names}, expected different names, at least one.")
+        if num_labels not in {None, len(names)}:
+            raise SettingsError(f"num_labels is {num_labels}, but labels names {len(names)}. Give one of them.")
         length = min(max_length, longest_window(trunk))
         room = length - sum(special_pieces)
         overlap = max(0, min(overlap, room // 2))

@@ -159,7 +159,7 @@ def main_systems(answers: Sequence[Answer], pooled: Mapping[str, PooledOutcomes]
     return [name for name in pooled if name in chosen]
 
 
-def contrast(
+def disagreement(
     answers: Sequence[Answer],
     pooled: Mapping[str, PooledOutcomes],
     examples: Mapping[int, TestedText],

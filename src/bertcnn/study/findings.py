@@ -19,8 +19,8 @@ from bertcnn.study.details import (
     Disagreement,
     Slice,
     behaviour,
-    contrast,
     curves,
+    disagreement,
     flips,
     main_systems,
     over,
@@ -109,7 +109,7 @@ class DataSet:
     behaviour: dict[str, dict[str, Tally]]
     transfer: dict[str, dict[str, float]]
     reliability: dict[str, tuple[tuple[float, float, int], ...]]
-    contrast: Disagreement | None
+    disagreement: Disagreement | None
 
     @property
     def sizes(self) -> str:
@@ -274,7 +274,7 @@ def _data_set(
             for one in main_systems(here, pooled)
             for found in [pooled[one]]
         },
-        contrast=contrast(here, pooled, examples, labels),
+        disagreement=disagreement(here, pooled, examples, labels),
     )
 
 

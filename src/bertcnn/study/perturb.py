@@ -16,12 +16,12 @@ WORDS_A_TYPO = 8
 SHORTEST_WITH_TYPO = 4
 
 _NEGATIONS = """
-not no non nor never nobody noone none nothing nowhere neither without hardly barely scarcely rarely seldom cannot
-nought naught aint cant dont wont shant isnt arent wasnt werent doesnt didnt hasnt havent hadnt wouldnt couldnt shouldnt
+not no nor never nobody noone none nothing nowhere neither without hardly barely scarcely rarely seldom cannot
+aint cant dont wont shant isnt arent wasnt werent doesnt didnt hasnt havent hadnt wouldnt couldnt shouldnt
 mustnt neednt
 """
 _OTHER_TURNS = """
-lack lacks lacked lacking fail fails failed failing unless except far few little less least
+non nought naught lack lacks lacked lacking fail fails failed failing unless except far few little less least
 """
 NEGATIONS = frozenset(_NEGATIONS.split())
 TURNS = NEGATIONS | frozenset(_OTHER_TURNS.split())

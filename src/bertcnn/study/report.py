@@ -193,8 +193,8 @@ def _reliabilities(report: Report, several: bool) -> Iterable[Block]:
 
 def _examples(report: Report, several: bool) -> Iterable[Block]:
     for data in report.data:
-        if data.contrast:
-            for title, table in tables.contrasts(data.contrast):
+        if data.disagreement:
+            for title, table in tables.disagreements(data.disagreement):
                 yield Block(f"{data.name}. {title}" if several else title, table, wide=True)
 
 

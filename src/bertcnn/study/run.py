@@ -205,7 +205,7 @@ def _flips(one: Classifier, texts: Sequence[str], seed: int, english: bool) -> d
     changed = {name: made for name in ways if (made := perturbed(picked, name, seed=seed)) != picked}
     # In one go: what a change leaves as it was is computed once.
     table = np.asarray(one.predict_proba(list(chain(picked, *changed.values()))))
-    answers, *others = table.argmax(axis=1).reshape(-1, len(picked))
+    answers, *others = table.argmax(axis=1).reshape(1 + len(changed), -1)
     return {name: float((found != answers).mean()) for name, found in zip(changed, others, strict=True)}
 
 

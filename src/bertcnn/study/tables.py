@@ -155,7 +155,7 @@ def transfer(data: DataSet) -> Table | None:
     return _heat("Tested on", None, list(data.transfer), rows) if rows else None
 
 
-def contrasts(found: Disagreement) -> list[tuple[str, Table]]:
+def disagreements(found: Disagreement) -> list[tuple[str, Table]]:
     """Return texts that one of two systems gets right and the other wrong, each way."""
     both = (
         (f"Right: {found.left}. Wrong: {found.right}.", found.only_left),

@@ -5,10 +5,9 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from numbers import Real
 from typing import Any
-
-from bertcnn.errors import DataError
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_IN_A_TABLE = re.compile("[\0\ud800-\udfff]")
@@ -21,17 +20,11 @@ def is_missing(value: Any) -> bool:
 
 
 def decoded(value: Any) -> Any:
-    """Return bytes, as some parquet files hold texts, as a text; anything else as it is.
-
-    Raises:
-        DataError: They are none.
-    """
-    if not isinstance(value, bytes):
-        return value
-    try:
-        return value.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"A cell holds bytes that are no UTF-8 text, {value[:20]!r}. Expected a text.") from error
+    """Return bytes that are a text in UTF-8, as some write to parquet, as that text; anything else as it is."""
+    if isinstance(value, bytes):
+        with suppress(UnicodeDecodeError):
+            return value.decode()
+    return value
 
 
 def joined(value: Any) -> Any:
@@ -55,10 +48,8 @@ def as_json(value: Any) -> str:
 
 def _plain(value: Any) -> str:
     """Return the text of a value that JSON and csv do not know; of bytes that are none, base64."""
-    try:
-        return str(decoded(value))
-    except DataError:
-        return base64.b64encode(value).decode()
+    value = decoded(value)
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 def _finite(value: Any) -> Any:

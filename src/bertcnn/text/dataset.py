@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from bertcnn.errors import DataError, reason
 from bertcnn.settings import DataSettings
-from bertcnn.text.cells import decoded, is_missing
+from bertcnn.text.cells import is_missing
 from bertcnn.text.labels import Label, named, names_in
 from bertcnn.text.read_table import Row, check_column, read_rows
 
@@ -300,7 +300,11 @@ def as_text(value: Any) -> str:
     if isinstance(value, list | dict):
         shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
         raise DataError(f"A text is a {type(value).__name__}, {shown}. Expected a string; choose another column.")
-    return "" if is_missing(value) else str(decoded(value))
+    if isinstance(value, bytes):
+        raise DataError(
+            f"A text is of bytes that are no UTF-8, {value[:20]!r}. Expected a string; choose another column."
+        )
+    return "" if is_missing(value) else str(value)
 
 
 def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Examples:

@@ -10,7 +10,6 @@ import numpy as np
 
 from bertcnn.arrays import Floats32, Ints
 from bertcnn.errors import DataError, nearest
-from bertcnn.text.cells import decoded
 
 Label = str | tuple[str, ...]
 """The truth about a text: a name, or, where a text can have many, a tuple of names."""
@@ -22,7 +21,7 @@ def named(value: Any) -> str:
     >>> named(1.0), named(0.5), named("1.0")
     ('1', '0.5', '1.0')
     """
-    return str(int(value) if isinstance(value, float) and value.is_integer() else decoded(value))
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 SEPARATORS = ("|", ";", ",")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bertcnn.errors import DataError, nearest
+from bertcnn.text.cells import decoded
 
 Row = dict[str, Any]
 
@@ -29,9 +30,8 @@ ADVICE = {
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "Save it as csv (UTF-8) in your spreadsheet program."),
     **dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst"), "Unpack it first."),
 }
-LABEL = re.compile(r"[ \t\v\f]*__label__([^ \t\v\f]*)[ \t\v\f]*")
-"""A label before a text, as fastText has it."""
-"""Before each label in fastText's files: ``__label__positive I liked it``."""
+_LABEL_MARK = re.compile(r"[ \t\v\f]*__label__([^ \t\v\f]*)[ \t\v\f]*")
+"""A label before a text, as in fastText's files: ``__label__positive I liked it``."""
 
 ROWS_AT_ONCE = 4096
 LONGEST_SHOWN = 60
@@ -281,7 +281,7 @@ def _read_lines(path: Path, encoding: str) -> Iterator[Row]:
         is_labelled = False
         for number, line in enumerate(_lines(file, path), start=1):
             text, labels = line.rstrip("\r\n"), []
-            while label := LABEL.match(text):
+            while label := _LABEL_MARK.match(text):
                 labels.append(label[1])
                 text = text[label.end() :]
             is_labelled = is_labelled if number > 1 else bool(labels)
@@ -296,11 +296,14 @@ def _read_lines(path: Path, encoding: str) -> Iterator[Row]:
 def _read_parquet(path: Path) -> Iterator[Row]:
     parquet = pyarrow_parquet()
     from pyarrow import ArrowException
+    from pyarrow.types import is_binary, is_large_binary
 
     try:
         with parquet.ParquetFile(path) as file:
+            binary = [one.name for one in file.schema_arrow if is_binary(one.type) or is_large_binary(one.type)]
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
-                yield from batch.to_pylist()
+                for row in batch.to_pylist():
+                    yield row | {name: decoded(row[name]) for name in binary}
     except (OSError, ValueError, ArrowException) as error:
         raise DataError(f"{path} is not a whole parquet file: {str(error).strip()}") from error
 

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from bertcnn.arrays import Ints
 from bertcnn.inference.metrics import Truth
+from bertcnn.network.encoder import reads_padding
 from bertcnn.network.model import BertCNN
 from bertcnn.network.states import States, cache_folder, cached_states
 from bertcnn.settings import Settings
@@ -95,6 +96,11 @@ class TrainingRun:
         self.shared = SharedPieces.of(splits, also_encode, self.tokenizer, most=most)
         self.history: list[dict[str, object]] = []
         self.warnings: list[str] = []
+        if reads_padding(self.model.encoder):
+            self.warnings.append(
+                f"The encoder ({self.model.config.encoder.model_type}) reads padding as text, so answers depend on the "
+                "other texts of a batch. Take another encoder, or predict with max_tokens=1, a text a batch."
+            )
         self.encoding_seconds = self.cached_seconds = 0.0
         self.depth_curve: DepthCurve | None = None
         self._head_states: States | None = None

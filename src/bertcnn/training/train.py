@@ -26,7 +26,6 @@ from bertcnn.errors import DataError, SettingsError, TrainingError
 from bertcnn.inference.calibration import fit_temperature, fit_thresholds, probabilities_of
 from bertcnn.inference.metrics import Evaluation, Truth, chance, decide, evaluate
 from bertcnn.inference.predictor import Predictor
-from bertcnn.network.encoder import reads_padding
 from bertcnn.network.model import BertCNN
 from bertcnn.settings import Settings, TrainingSettings, batch_for
 from bertcnn.text.dataset import Examples, Splits, fingerprint_of
@@ -144,6 +143,7 @@ def train(
     truths: dict[str, Truth] = {
         n: labels.encode(part.labels, where=part.source) for n, part in parts.items() if part is not None
     }
+    state = PartialState(cpu=joins_on_cpu(), timeout=LONGEST_WAIT)  # the first that is made holds for all
 
     def build(settings: Settings) -> tuple[BertCNN, PieceTokenizer]:
         """Make an untrained model, the same each time."""
@@ -153,28 +153,23 @@ def train(
         model.head.apply(model._init_weights)
         if labels.many:
             _begin_with_shares(model, truths["train"])
-        model.to(PartialState(cpu=joins_on_cpu(), timeout=LONGEST_WAIT).device)  # the first state made holds
+        model.to(state.device)
         return model, tokenizer
 
     with tempfile.TemporaryDirectory() as scratch:
-        run = TrainingRun(
-            settings,
-            build,
-            splits,
-            truths,
-            also_encode=also_encode,
-            folder=Path(checkpoints or scratch),
-            resume=resume,
-            console=console or Console(quiet=True),
-        )
-        if reads_padding(run.model.encoder):
-            run.warnings.append(
-                f"The encoder ({run.model.config.encoder.model_type}) reads padding as text, so answers depend on the "
-                "other texts of a batch. Take another encoder, or predict with max_tokens=1, a text a batch."
-            )
         try:
             if checkpoints is not None:
                 _hold_to_texts(Path(checkpoints), splits, resume=resume)
+            run = TrainingRun(
+                settings,
+                build,
+                splits,
+                truths,
+                also_encode=also_encode,
+                folder=Path(checkpoints or scratch),
+                resume=resume,
+                console=console or Console(quiet=True),
+            )
             run.train()
         except (OSError, SafetensorError) as error:
             raise TrainingError(
@@ -193,8 +188,11 @@ def _begin_with_shares(model: BertCNN, truth: Truth) -> None:
         Lin et al. (2017), "Focal Loss for Dense Object Detection", sec. 3.3, for one share of all.
     """
     shares = (truth.sum(axis=0) + 0.5) / (len(truth) + 1)
+    odds = torch.from_numpy(shares / (1 - shares))
+    if (weights := model.config.class_weights) is not None:
+        odds *= torch.tensor(weights)  # as the loss sees them
     with torch.no_grad():
-        model.head.classifier.bias.copy_(torch.from_numpy(np.log(shares / (1 - shares))))
+        model.head.classifier.bias.copy_(odds.log())
 
 
 def _calibrated(run: TrainingRun, splits: Splits, truths: dict[str, Truth], started: float) -> Trained:

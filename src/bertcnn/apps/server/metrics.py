@@ -56,11 +56,11 @@ class Metrics:
             self.queue_tokens.set_function(lambda: float(waiting()[1]))
         self._waiting = waiting
 
-    def observe(self, batch: Computed) -> None:
+    def observe(self, computed: Computed) -> None:
         """Count a batch."""
-        self.batch_texts.observe(batch.texts)
-        self.batch_tokens.observe(batch.tokens)
-        self.batch_seconds.observe(batch.seconds)
+        self.batch_texts.observe(computed.texts)
+        self.batch_tokens.observe(computed.tokens)
+        self.batch_seconds.observe(computed.seconds)
         if SHARED in os.environ:
             texts, tokens = self._waiting()
             self.queue_texts.set(texts)
