@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bertcnn.errors import SettingsError
 from bertcnn.study.behaviour import CAPABILITIES, FAR, Case, Tally, applies_to, failures, load_cases
-from bertcnn.study.perturb import NEUTRAL, PERTURBATIONS, TURNS, perturbed
+from bertcnn.study.perturb import NEUTRAL, PERTURBATIONS, PIVOTAL, perturbed
 from bertcnn.text.dataset import BUILTIN, normal_form
 
 CASES = load_cases()
@@ -240,8 +240,8 @@ def test_typos_change_inner_letters_of_harmless_words(text):
         if old != new:
             changes += 1
             assert (old[0], old[-1]) == (new[0], new[-1])
-            assert old.casefold() not in TURNS
-            assert new.casefold() not in TURNS
+            assert old.casefold() not in PIVOTAL
+            assert new.casefold() not in PIVOTAL
             assert not re.search("n['\u2019]t", old)
             assert _is_slip(old, new), (old, new)
         longer += sum(len(part) >= 4 for part in re.findall(r"[^\W\d_]+", old))

@@ -33,7 +33,7 @@ from bertcnn import BertCNN, ModelError, Predictor, SettingsError
 from bertcnn.apps.serve import _key, serve
 from bertcnn.apps.server import batching, connections, middleware, workers
 from bertcnn.apps.server.app import create_app
-from bertcnn.apps.server.batching import Batcher, Busy, Computed
+from bertcnn.apps.server.batching import Batcher, Busy, ComputedBatch
 from bertcnn.apps.server.hosting import BreathingBackend, Classify, estimated_pieces
 from bertcnn.apps.server.limits import ServerSettings, is_loopback
 from bertcnn.apps.server.metrics import SHARED
@@ -517,7 +517,7 @@ def test_a_short_text_is_computed_in_the_midst_of_a_very_long_one(monkeypatch: p
     clock, seen = [0.0], list[tuple[int, float]]()
     monkeypatch.setattr(batching, "monotonic", lambda: clock[0])
 
-    def observe(batch: Computed) -> None:
+    def observe(batch: ComputedBatch) -> None:
         seen.append((batch.tokens, batch.seconds))
         raise OSError("no room for counts")  # which must end no lane
 

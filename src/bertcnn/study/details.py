@@ -11,7 +11,7 @@ import numpy as np
 from bertcnn.arrays import Ints
 from bertcnn.study.behaviour import Tally
 from bertcnn.study.curves import data_needed
-from bertcnn.study.evidence import FULL, PooledOutcomes, Result, Study, TestedText
+from bertcnn.study.evidence import FULL, PooledOutcomes, Result, Study, StudyText
 from bertcnn.study.statistics import Outcomes
 from bertcnn.study.verdict import Answer
 
@@ -103,7 +103,7 @@ def curves(study: Study, data: str, ladder: Sequence[str]) -> tuple[Curve, ...]:
     )
 
 
-def slices(pooled: Mapping[str, PooledOutcomes], examples: Mapping[int, TestedText]) -> Iterable[Slice]:
+def slices(pooled: Mapping[str, PooledOutcomes], examples: Mapping[int, StudyText]) -> Iterable[Slice]:
     """Yield the slices that have test texts, kind by kind, in the order of the texts."""
     members: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     tested = {int(i) for found in pooled.values() for i in np.unique(found.outcomes.example)}
@@ -162,7 +162,7 @@ def main_systems(answers: Sequence[Answer], pooled: Mapping[str, PooledOutcomes]
 def disagreement(
     answers: Sequence[Answer],
     pooled: Mapping[str, PooledOutcomes],
-    examples: Mapping[int, TestedText],
+    examples: Mapping[int, StudyText],
     labels: Sequence[str],
 ) -> Disagreement | None:
     """Return texts that one side of the first question has right in the most seeds and the other in the fewest."""

@@ -54,7 +54,7 @@ class Result(Run):
 
 
 @dataclass(frozen=True)
-class TestedText:
+class StudyText:
     """A text that can be tested, its label, and the slice it falls in by each kind of slice."""
 
     text: str
@@ -124,14 +124,14 @@ class Study:
             self._pooled[key] = _join(parts)
         return self._pooled[key]
 
-    def examples(self, data: str) -> dict[int, TestedText]:
+    def examples(self, data: str) -> dict[int, StudyText]:
         """Return the texts of a data set by their id."""
-        found: dict[int, TestedText] = {}
+        found: dict[int, StudyText] = {}
         for line in _lines(self.folder / "texts" / f"{data}.jsonl"):
             if isinstance(line, dict) and isinstance(line.get("example"), int):
                 slices = line.get("slices") if isinstance(line.get("slices"), dict) else {}
                 known = {str(kind): str(value) for kind, value in (slices or {}).items() if value is not None}
-                found[line["example"]] = TestedText(str(line.get("text", "")), str(line.get("label", "")), known)
+                found[line["example"]] = StudyText(str(line.get("text", "")), str(line.get("label", "")), known)
         return found
 
     def _outcomes(self, run: Result) -> PooledOutcomes | None:

@@ -27,7 +27,7 @@ from bertcnn.study.details import (
     slices,
     transfer,
 )
-from bertcnn.study.evidence import Result, Study, TestedText
+from bertcnn.study.evidence import Result, Study, StudyText
 from bertcnn.study.making import (
     Chosen,
     chosen_settings,
@@ -211,9 +211,7 @@ def _ladder(study: Study) -> tuple[str, ...]:
     return tuple(sorted({*planned, *(run.system for run in study.runs)}, key=ladder_place))
 
 
-def _verdict(
-    study: Study, names: Iterable[str], examples: Mapping[str, Mapping[int, TestedText]]
-) -> tuple[Answer, ...]:
+def _verdict(study: Study, names: Iterable[str], examples: Mapping[str, Mapping[int, StudyText]]) -> tuple[Answer, ...]:
     found = []
     for question in QUESTIONS:
         for data in names:
@@ -246,7 +244,7 @@ def _outcomes(study: Study, data: str, name: str) -> Outcomes:
 
 
 def _data_set(
-    study: Study, name: str, ladder: Sequence[str], examples: Mapping[int, TestedText], verdict: Sequence[Answer]
+    study: Study, name: str, ladder: Sequence[str], examples: Mapping[int, StudyText], verdict: Sequence[Answer]
 ) -> DataSet:
     runs = study.of(name)
     pooled = {one: found for one in ladder if (found := study.pooled(name, one)) is not None}

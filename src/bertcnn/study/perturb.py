@@ -20,11 +20,11 @@ not no nor never nobody noone none nothing nowhere neither without hardly barely
 aint cant dont wont shant isnt arent wasnt werent doesnt didnt hasnt havent hadnt wouldnt couldnt shouldnt
 mustnt neednt
 """
-_OTHER_TURNS = """
+_OTHER_PIVOTAL = """
 non nought naught lack lacks lacked lacking fail fails failed failing unless except far few little less least
 """
 NEGATIONS = frozenset(_NEGATIONS.split())
-TURNS = NEGATIONS | frozenset(_OTHER_TURNS.split())
+PIVOTAL = NEGATIONS | frozenset(_OTHER_PIVOTAL.split())
 """Words in which one letter off could turn a text round."""
 
 # True of any review and any other text, and neither praise nor blame.
@@ -181,13 +181,13 @@ def _generator(text: str, seed: int) -> random.Random:
     return random.Random(int.from_bytes(digest))  # noqa: S311  # no secret hangs on it
 
 
-def _turns(word: str) -> bool:
-    return word.casefold() in TURNS
+def _is_pivotal(word: str) -> bool:
+    return word.casefold() in PIVOTAL
 
 
 def _may_slip(word: str) -> bool:
     cased = all(letter.lower() != letter.upper() for letter in word)  # an apostrophe has no case either
-    return len(word) >= SHORTEST_WITH_TYPO and cased and not _turns(word)
+    return len(word) >= SHORTEST_WITH_TYPO and cased and not _is_pivotal(word)
 
 
 def _slip(word: str, rng: random.Random) -> str:
@@ -197,7 +197,7 @@ def _slip(word: str, rng: random.Random) -> str:
         [word[:i] + word[i + 1 :] for i in inner],
         [word[:i] + word[i] + word[i:] for i in inner],
     )
-    usable = [slips for way in ways if (slips := [s for s in way if s != word and not _turns(s)])]
+    usable = [slips for way in ways if (slips := [s for s in way if s != word and not _is_pivotal(s)])]
     return rng.choice(rng.choice(usable))
 
 

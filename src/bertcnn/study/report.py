@@ -62,7 +62,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredQuestion:
     """What was asked, and the answers on each data set."""
 
     asks: str
@@ -214,11 +214,13 @@ def _made(report: Report) -> Iterable[Block]:
         yield Block("Warnings", tables.Table(("Warning", "Times"), lines), wide=True)
 
 
-def _questions(report: Report) -> list[Answered]:
+def _questions(report: Report) -> list[AnsweredQuestion]:
     found: dict[str, list[Answer]] = {}
     for one in report.verdict:
         found.setdefault(one.question, []).append(one)
-    return [Answered(group[0].asks, report.over_data.get(name, ""), tuple(group)) for name, group in found.items()]
+    return [
+        AnsweredQuestion(group[0].asks, report.over_data.get(name, ""), tuple(group)) for name, group in found.items()
+    ]
 
 
 def _summary(report: Report) -> str:

@@ -57,7 +57,7 @@ class Busy(Exception):  # noqa: N818  # an answer, not a fault
 
 
 @dataclass(frozen=True)
-class Computed:
+class ComputedBatch:
     """What was computed in one go, for the metrics."""
 
     texts: int
@@ -114,7 +114,7 @@ class Batcher:
         queue_texts: int,
         queue_seconds: float = 2.0,
         lanes: int = 1,
-        observe: Callable[[Computed], None] = lambda _: None,
+        observe: Callable[[ComputedBatch], None] = lambda _: None,
     ) -> None:
         self.max_tokens, self.max_wait_seconds = max_tokens, max_wait_seconds
         self.queue_texts, self.queue_seconds = queue_texts, queue_seconds
@@ -321,7 +321,7 @@ class Batcher:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(_deliver, done)
         try:
-            self.observe(Computed(len(picked), tokens, seconds))
+            self.observe(ComputedBatch(len(picked), tokens, seconds))
         except Exception:  # as of a full disk under the counts: it must not end the lane
             log.exception("counts not kept")
 

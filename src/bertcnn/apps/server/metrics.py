@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from bertcnn.apps.server.batching import Computed
+from bertcnn.apps.server.batching import ComputedBatch
 
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable with the folder in which several processes count together."""
@@ -56,7 +56,7 @@ class Metrics:
             self.queue_tokens.set_function(lambda: float(waiting()[1]))
         self._waiting = waiting
 
-    def observe(self, computed: Computed) -> None:
+    def observe(self, computed: ComputedBatch) -> None:
         """Count a batch."""
         self.batch_texts.observe(computed.texts)
         self.batch_tokens.observe(computed.tokens)
