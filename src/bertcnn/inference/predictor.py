@@ -20,7 +20,7 @@ from bertcnn.inference.golden import check_golden
 from bertcnn.inference.metrics import Evaluation, decide, evaluate
 from bertcnn.inference.onnx.backend import FILES, OnnxBackend
 from bertcnn.inference.prediction import Prediction, predictions_of
-from bertcnn.network.folder import check_folder
+from bertcnn.network.folder import check_folder, check_weights
 from bertcnn.settings import BackendName
 from bertcnn.text.dataset import Examples
 from bertcnn.text.labels import Labels
@@ -91,11 +91,12 @@ class Predictor:
         """
         if not os.path.isdir(folder):
             raise ModelError(f"No model folder {str(folder)!r}. Expected what 'bertcnn train --output' wrote.")
+        check_folder(folder)
+        check_weights(folder)
         kind = _fastest(Path(folder), device) if backend == "auto" else backend
         if kind in FILES:
             if device not in {None, "cpu"}:
                 raise ModelError(f"backend {kind!r} runs on the CPU, not on {device!r}. Give backend='torch'.")
-            check_folder(folder)  # which torch's way does by itself
             runner: Backend = OnnxBackend(folder, kind)
         elif kind == "torch":
             runner = _load_torch(folder, device)

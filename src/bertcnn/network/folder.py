@@ -48,7 +48,7 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Refuse a model folder that cannot be loaded as it was saved. A hub name passes.
+    """Refuse what is no model folder that this version can load. A hub name passes.
 
     Raises:
         ModelError: It is missing, broken, of another type, or of a newer format.
@@ -58,11 +58,18 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
         if os.path.exists(folder) or len(folder.parts) != 2 or folder.is_absolute():
             raise ModelError(f"No model folder {str(folder)!r}. Expected what 'bertcnn train --output' wrote.")
         return
-    config = read_config(folder)
-    weights = folder / WEIGHTS
-    wanted = config.get("weights_sha256")
-    if wanted and not weights.is_file():
-        raise ModelError(f"{weights} is missing. Copy the whole folder again, or train again.")
+    if read_config(folder).get(MADE_OF) and not (folder / WEIGHTS).is_file():
+        raise ModelError(f"{folder / WEIGHTS} is missing. Copy the whole folder again, or train again.")
+
+
+def check_weights(folder: str | os.PathLike[str]) -> None:
+    """Refuse weights that are not those that were saved with the configuration.
+
+    Raises:
+        ModelError: Their hash is another.
+    """
+    folder = Path(folder)
+    wanted, weights = read_config(folder).get(MADE_OF), folder / WEIGHTS
     if wanted and (found := sha256_of(weights)) != wanted:
         raise ModelError(
             f"{weights} has sha256 {found[:16]}..., expected {wanted[:16]}...: it is truncated or was changed. "

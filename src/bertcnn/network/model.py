@@ -7,11 +7,13 @@ cached states and fine-tuning are the same network.
 """
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
@@ -22,7 +24,7 @@ from bertcnn.errors import ModelError, SettingsError, reason
 from bertcnn.network.cnn import TextCNN
 from bertcnn.network.config import BertCNNConfig, WordVectorsConfig
 from bertcnn.network.encoder import build_encoder, encode, load_encoder, longest_window, states_count, states_width
-from bertcnn.network.folder import MULTI, SINGLE, WEIGHTS, check_folder, sha256_of
+from bertcnn.network.folder import MULTI, SINGLE, WEIGHTS, check_folder, check_weights, sha256_of
 from bertcnn.network.loss import classification_loss
 from bertcnn.network.pool import StatePool
 from bertcnn.network.vectors import WordVectors
@@ -348,13 +350,25 @@ class BertCNN(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Load a saved model, by folder or hub name.
 
+        Weights that are not those that were saved give a warning, for in Hugging Face's ways of working one may put
+        others into a folder; :meth:`bertcnn.Predictor.load` refuses them.
+
         Raises:
             ModelError: The folder is missing, broken, of another type, or of a newer format.
         """
         place = pretrained_model_name_or_path
         if place is not None and kwargs.get("state_dict") is None:
-            check_folder(Path(place, kwargs.get("subfolder") or "") if os.path.isdir(place) else place)
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            folder = Path(place, kwargs.get("subfolder") or "") if os.path.isdir(place) else place
+            check_folder(folder)
+            if os.path.isdir(folder):
+                try:
+                    check_weights(folder)
+                except ModelError as error:
+                    warnings.warn(str(error), stacklevel=2)
+        try:
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except SafetensorError as error:
+            raise ModelError(f"The weights in {place} cannot be read: {error}. Copy them again.") from error
         model = cast(Self, loaded[0] if kwargs.get("output_loading_info") else loaded)
         if model.config.freeze_encoder:  # loading makes all weights anew, ready for training
             model.encoder.requires_grad_(False)
