@@ -110,7 +110,7 @@ def show(records: Sequence[dict[str, Any]]) -> None:
     first = next(iter(right.values())).mean(axis=0)
     for name, rows in right.items():
         texts = rows.mean(axis=0)
-        low, high = wilson(float(texts.mean()), len(texts))
+        low, high = wilson(round(float(texts.sum())), len(texts))
         difference = 100 * (texts - first)
         middle, half = difference.mean(), 1.96 * difference.std() / np.sqrt(len(texts))
         seconds = np.median([one["seconds"] for one in records if one["system"] == name])

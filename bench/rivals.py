@@ -266,7 +266,7 @@ class FastText(System):
 
 
 def _threads() -> int:
-    from bertcnn.inference.onnx.backend import threads
+    from bertcnn.inference.machine import threads
 
     return threads()
 

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from bertcnn.errors import DataError
 from bertcnn.settings import DataSettings
+from bertcnn.study.division import read_task
+from bertcnn.study.plan import Task
 from bertcnn.text.cells import is_missing
 from bertcnn.text.dataset import (
     Examples,
@@ -373,6 +375,8 @@ def test_a_split_whose_labels_are_withheld_is_none(datasets: Any, tmp_path: Path
     own = load_splits(f"hf:{tmp_path / 'set'}", DataSettings(), test=str(file)).test
     assert own is not None
     assert own.texts[0] == "mine 0"
+    studied = read_task(Task(name="set", source=f"hf:{tmp_path / 'set'}"))
+    assert (studied.test, len(studied.train)) == (None, 40)
 
 
 def test_a_folder_of_csv_files(datasets: Any, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from bertcnn.text.dataset import Splits
 from bertcnn.text.tokens import Pieces, PieceTokenizer
 from bertcnn.training import depth as depths
 from bertcnn.training import depth_search as searching
+from bertcnn.training import layer_states
 from bertcnn.training import pace as paces
 from bertcnn.training.depth import DepthCurve, Gain, Trial, choose, right_answers
 from bertcnn.training.depth_search import DepthSearch, Scored, median_text
@@ -103,9 +104,10 @@ def search(tokenizer: PieceTokenizer, splits: Splits, tmp_path: Path) -> Callabl
         shop = Shop(encoder, tokenizer, pieces, tmp_path / "cache")
         settings = change(Settings(), {"encoder": encoder, "depth": "auto", "num_filters": 8, **changed})
         learned = np.arange(40), np.array([label == "positive" for label in splits.train.labels[:40]]).astype(int)
+        whole = shop.build(change(settings, {"depth": "all", "budget_ms": 0.0})).config
         return shop, DepthSearch(
-            shop, settings, tokenizer, pieces=pieces, learned=learned, dev_texts=100, text=splits.train.texts[0],
-            console=Console(quiet=True),
+            shop, settings, tokenizer, whole=whole, pieces=pieces, learned=learned, dev_texts=100,
+            text=splits.train.texts[0], console=Console(quiet=True),
         )  # fmt: skip
 
     return search
@@ -133,12 +135,12 @@ def test_columns_of_the_whole_encoder_are_the_states_of_the_cut_one(
     tiny: str, search: Callable[..., tuple[Shop, DepthSearch]], states: str
 ) -> None:
     shop, one = search(tiny, states=states)
-    curve = one.run(shop.build(change(one.settings, {"depth": "all"})).config)
+    curve = one.run()
     assert [trial.depth for trial in curve.trials] == ([2, 3, 4] if states == "concat-3" else [1, 2, 3, 4])
     assert shop.passes == 1
     for trial in curve.trials:
         model = shop.build(change(one.settings, {"depth": trial.depth}))
-        own, columns = shop.encode(model), one.states(model)
+        own, columns = shop.encode(model), one.states.of(model)
         assert own.values.shape == columns.values.shape
         assert np.array_equal(own.values, columns.values)
         assert np.array_equal(own.starts, columns.starts)
@@ -148,25 +150,25 @@ def test_an_encoder_with_a_norm_behind_its_last_layer_runs_once_for_each_depth(
     modern: str, search: Callable[..., tuple[Shop, DepthSearch]]
 ) -> None:
     shop, one = search(modern)
-    curve = one.run(shop.build(change(one.settings, {"depth": "all"})).config)
+    curve = one.run()
     assert [trial.depth for trial in curve.trials] == [1, 2, 3]
     assert shop.passes == 3
     model = shop.build(change(one.settings, {"depth": 1}))
-    assert np.array_equal(one.states(model).values, shop.encode(model).values)
+    assert np.array_equal(one.states.of(model).values, shop.encode(model).values)
 
 
 def test_an_encoder_runs_once_for_each_depth_where_all_states_would_be_too_large(
     tiny: str, search: Callable[..., tuple[Shop, DepthSearch]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(searching, "SIDE_BY_SIDE_BYTES", 1000)
+    monkeypatch.setattr(layer_states, "SIDE_BY_SIDE_BYTES", 1000)
     shop, one = search(tiny)
-    one.run(shop.build(change(one.settings, {"depth": "all"})).config)
+    one.run()
     assert shop.passes == LAYERS
 
 
-def test_an_encoder_without_layers_is_refused(tiny: str, search: Callable[..., tuple[Shop, DepthSearch]]) -> None:
+def test_an_encoder_without_layers_is_refused() -> None:
     with pytest.raises(SettingsError, match="has no layers to choose from"):
-        search(tiny)[1].run(BertCNNConfig(text_config=WordVectorsConfig()))
+        layer_states.depths_of(Settings(), BertCNNConfig(text_config=WordVectorsConfig()))
 
 
 # ---- the choice
@@ -223,7 +225,7 @@ def test_half_is_taken_unless_all_are_better_by_a_standard_error(
     monkeypatch.setattr(searching, "FEW_TEXTS", 100)  # so that they are no few
     shop, one = search(tiny, depth="half-or-all")
     shop.scores = {"depth-2-8": half, "depth-4-8": every}
-    curve = one.run(shop.build(change(one.settings, {"depth": "all"})).config)
+    curve = one.run()
     assert [(trial.depth, trial.score) for trial in curve.trials] == [(2, half), (4, every)]
     assert curve.chosen.depth == depth
     assert shop.passes == 2
@@ -235,7 +237,7 @@ def test_with_few_dev_texts_a_regression_on_all_texts_decides(
     def of(half: float, every: float) -> DepthCurve:
         shop, one = search(tiny, depth="half-or-all")
         shop.scores = {"depth-2-8": half, "depth-4-8": every}
-        return one.run(shop.build(change(one.settings, {"depth": "all"})).config)
+        return one.run()
 
     found, other = of(0.5, 0.9), of(0.9, 0.5)
     assert found.gain is not None
@@ -405,14 +407,13 @@ def test_a_budget_chooses_depth_and_filters(few: Splits, auto: Settings) -> None
 @pytest.mark.usefixtures("clock")
 def test_a_budget_too_small_names_the_fastest(tiny: str, search: Callable[..., tuple[Shop, DepthSearch]]) -> None:
     shop, one = search(tiny, budget_ms=1.1, num_filters=32)
-    whole = shop.build(change(one.settings, {"depth": "all", "budget_ms": 0.0})).config
     with pytest.raises(SettingsError, match=r"budget_ms is 1.1, but .* depth 1 with 8 filters, 1.2 ms"):
-        one.run(whole)
+        one.run()
     assert shop.heads == 0
     # A plain linear head has no filters to spare.
     shop, one = search(tiny, budget_ms=1.3, num_filters=32, features="mean")
     with pytest.raises(SettingsError, match="depth 1 with 32 filters, 2 ms"):
-        one.run(whole)
+        one.run()
 
 
 def test_one_text_is_timed(predictor: Predictor) -> None:

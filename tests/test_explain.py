@@ -28,11 +28,12 @@ from bertcnn.inference.explaining import counterfactual as search
 from bertcnn.inference.explaining.counterfactual import window_scores, without
 from bertcnn.inference.explaining.explain import explain
 from bertcnn.inference.explaining.explanation import Explanation, Phrase
-from bertcnn.inference.explaining.page import MOST_CHARACTERS, explanation_page, fragment, marks, signed
+from bertcnn.inference.explaining.page import MOST_CHARACTERS, explanation_page, fragment, marks
 from bertcnn.inference.explaining.winners import winners_of, words_of
 from bertcnn.inference.export import export_onnx
 from bertcnn.inference.prediction import predictions_of
 from bertcnn.inference.refusal import risk_coverage, threshold_for
+from bertcnn.inference.templating import signed
 from bertcnn.network.encoder import load_tokenizer
 from bertcnn.network.vectors import build_vectors
 

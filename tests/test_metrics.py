@@ -22,6 +22,7 @@ from bertcnn.inference.calibration import (
     said_of_rare,
 )
 from bertcnn.inference.metrics import decide, reliability
+from bertcnn.study import statistics
 
 SCORES = ("accuracy", "macro_f1", "micro_f1", "log_loss", "calibration_error")
 
@@ -237,7 +238,7 @@ def test_decisions() -> None:
     ],
 )
 def test_wilson_is_as_published(hits: int, count: int, low: float, high: float) -> None:
-    assert metrics.wilson(hits / count, count) == pytest.approx((low, high), abs=5e-5)
+    assert metrics.wilson(hits, count) == pytest.approx((low, high), abs=5e-5)
 
 
 @pytest.mark.parametrize("rate", [0.8, 0.97])
@@ -265,6 +266,18 @@ def test_the_interval_of_f1_over_many_labels_is_not_too_low(monkeypatch: pytest.
         found = evaluate(truth, np.eye(20)[answers], [*"abcdefghijklmnopqrst"], resamples=150, seed=i)
         held += found.headlines["macro_f1"].low <= 0.6 <= found.headlines["macro_f1"].high
     assert held / 150 >= 0.86
+
+
+def test_a_rare_label_that_is_never_answered_widens_no_interval_of_f1() -> None:
+    """A resample without it kept only the common one's F1, and the interval went up to 0.97."""
+    truth = np.array([0] * 98 + [1] * 2)
+    found = evaluate(truth, np.tile([0.9, 0.1], (100, 1)), ["common", "rare"]).headlines["macro_f1"]
+    assert found.value == pytest.approx(0.4949, abs=1e-4)
+    assert 0.46 <= found.low <= 0.49
+    assert 0.50 <= found.high <= 0.55
+    rows = np.arange(100)
+    theirs = statistics.macro_f1(statistics.Outcomes(rows, 0 * rows, truth, 0 * truth))
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.01)
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:

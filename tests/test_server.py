@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx2
 import pytest
@@ -470,11 +471,12 @@ def test_while_one_lane_reads_a_giant_the_other_answers() -> None:
 
 
 def test_cores_are_divided_among_processes_and_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def shared(cores: int | None, **options: int) -> tuple[int, str]:
+    def shared(cores: int | None, **options: Any) -> tuple[int, str]:
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         if cores is not None:
             monkeypatch.setenv("OMP_NUM_THREADS", str(cores))
-        return share_cores(ServerSettings(model=Path(), device="cpu", **options)), os.environ["OMP_NUM_THREADS"]
+        settings = ServerSettings(model=Path(), **{"device": "cpu", **options})
+        return share_cores(settings), os.environ["OMP_NUM_THREADS"]
 
     monkeypatch.setenv("RAYON_NUM_THREADS", "1")
     assert shared(4) == (4, "1")
@@ -483,6 +485,9 @@ def test_cores_are_divided_among_processes_and_lanes(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("bertcnn.apps.server.workers.threads", lambda: 8)
     assert shared(None, workers=2, lanes=2) == (2, "2")
     assert shared(None, workers=16) == (1, "1")
+    monkeypatch.setattr("bertcnn.apps.server.workers.has_gpu", lambda: True)
+    assert shared(4, device=None) == (1, "4")
+    assert shared(4, device=None, backend="onnx") == (4, "1")  # a graph runs on the CPU
     with pytest.raises(SettingsError, match="lanes is 0"):
         ServerSettings(model=Path(), lanes=0)
 

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from bertcnn import DataError, Predictor, Settings, SettingsError, TrainingError, save, train
 from bertcnn.apps.cli import app
+from bertcnn.files import alone_in
 from bertcnn.inference.metrics import chance
 from bertcnn.network import model
 from bertcnn.settings import change, read_settings, write_settings
@@ -33,7 +34,6 @@ from bertcnn.training import stage
 from bertcnn.training import train as training
 from bertcnn.training.build import _class_weights, build_model
 from bertcnn.training.callbacks import Interruption, ProgressBar, Watchdog
-from bertcnn.training.output import alone_in
 from bertcnn.training.stage import make_optimizer
 from tests.conftest import BAD, GOOD, OTHER, make_texts, warm_command
 

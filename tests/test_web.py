@@ -36,7 +36,7 @@ from bertcnn.apps.web import file as web_file
 from bertcnn.apps.web.file import classify_file, read_upload, without_formulas
 from bertcnn.apps.web.guard import PageGuard
 from bertcnn.errors import DataError, ModelError
-from bertcnn.inference.explaining.page import sure
+from bertcnn.inference.templating import sure
 from bertcnn.settings import change
 from bertcnn.text.dataset import Splits
 
@@ -278,19 +278,19 @@ def test_a_file_comes_back_classified(
 
 WRONG = {
     "empty.csv": (b"", "empty"),
-    "no-rows.csv": (b"text,label\n", "header but no rows"),
+    "no-rows.csv": (b"text,label\n", "holds no rows"),
     "picture.csv": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0", "picture.csv is not a text file"),
     "noise.csv": (b"text\n\x81\x8d\n", "noise.csv is not a text file"),
     "paper.pdf": (b"%PDF-1.7\n", "paper.pdf ends in '.pdf', expected .csv, .tsv, .jsonl. Save your table as csv."),
     "ragged.csv": (
         b"text,label\na,b\na,b,c\n",
-        "different numbers of columns: 2 in the first line, but row 2 (line 3) has 3",
+        "has 2 columns, but row 2 (line 3) has 3. Put texts in quotes that hold the delimiter (,).",
     ),
     "taken.csv": (b"text,prediction\ngood,1\n", "'prediction' already"),
     "cut.jsonl": (b'{"text": "good"}\n{"text": ', "line 2 is not JSON"),
     "<img src=x onerror=window.pwned=4>.csv": (
         b'text,"<img src=x onerror=window.pwned=5>"\na\n',
-        "2 in the first line",
+        "has 2 columns, but row 1",
     ),
 }
 

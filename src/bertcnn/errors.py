@@ -32,7 +32,16 @@ class SettingsError(BertCNNError):
 
 
 class DataError(BertCNNError):
-    """A data file, column, row or label cannot be used."""
+    """A data file, column, row or label cannot be used.
+
+    Args:
+        said: What is wrong, and what to do with the data.
+        flags: What else can be done on the command line, which other doors leave out (:attr:`said`).
+    """
+
+    def __init__(self, said: str, flags: str = "") -> None:
+        super().__init__(f"{said} {flags}".rstrip())
+        self.said = said
 
 
 class EncoderError(BertCNNError):

@@ -291,8 +291,8 @@ def write_settings(settings: Settings, file: str | Path) -> None:
 
 
 def _validated(sections: dict[str, Any]) -> Settings:
-    for one in (one for _, one in all_settings()):
-        home = next(values for values in sections.values() if one.name in values)
+    for section, one in all_settings():
+        home = sections[section]
         value = home[one.name]
         if isinstance(value, str) and "tuple" in str(one.type) and value not in {"none", "balanced"}:
             home[one.name] = [part.strip() for part in value.split(",") if part.strip()]

@@ -9,7 +9,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from io import TextIOWrapper
 from itertools import tee
 from pathlib import Path
@@ -40,6 +40,7 @@ from bertcnn.apps.options import (
     quiet,
     read_texts,
     reading,
+    reading_labels,
     stdin_lines,
     until_closed,
 )
@@ -143,9 +144,7 @@ def evaluate(
     from bertcnn.text.dataset import load_examples, one_of
 
     said = {"text": text, "label": label, "separator": separator, "encoding": encoding, "delimiter": delimiter}
-    data = reading(model, source, **said)
-    if predictor.is_multi_label and not data.separator:
-        data = replace(data, separator="|")
+    data = reading_labels(model, source, many=predictor.is_multi_label, **said)
     examples = one_of(load_examples(source, data), "test", "dev", "train")
     scores = predictor.evaluate(examples)
     operation = None if risk is None else predictor.threshold_for(examples, risk)

@@ -122,8 +122,8 @@ def explain(
 
 
 def _write(file: Path, forms: list[dict[str, Any]], title: str, number: int) -> None:
+    from bertcnn.files import write_whole
     from bertcnn.inference.explaining.page import explanation_page
-    from bertcnn.text.write_table import write_whole
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ def picture(explanation: "Explanation", label: str | None = None, *, coloured: b
 
 
 def _headline(form: dict[str, Any]) -> Text:
-    from bertcnn.inference.explaining.page import sure
+    from bertcnn.inference.templating import sure
 
     prediction, why = form["prediction"], form["why"]
     line = Text()
@@ -167,7 +167,7 @@ def _headline(form: dict[str, Any]) -> Text:
 
 
 def _refusal(form: dict[str, Any]) -> Text | None:
-    from bertcnn.inference.explaining.page import percent
+    from bertcnn.inference.templating import percent
 
     verdict = form["verdict"]
     if verdict is None or not verdict["reason"]:
@@ -194,7 +194,7 @@ def _coloured(form: dict[str, Any], *, coloured: bool) -> Text:
 
 
 def _table(form: dict[str, Any]) -> Padding:
-    from bertcnn.inference.explaining.page import percent, signed
+    from bertcnn.inference.templating import percent, signed
 
     why, rest, audited = form["why"], form["rest"], form["audit"] is not None
     table = Table(show_edge=False, box=None, pad_edge=False)
@@ -230,7 +230,7 @@ def _bar(share: float, part: float) -> Text:
 
 
 def _audit(form: dict[str, Any]) -> Text | None:
-    from bertcnn.inference.explaining.page import percent
+    from bertcnn.inference.templating import percent
 
     audit = form["audit"]
     if audit is None:
@@ -248,7 +248,8 @@ def _counterfactual(form: dict[str, Any]) -> Text | None:
         return None
     if not found["phrases"]:
         return Text("No small set of phrases changes the answer.")
-    from bertcnn.inference.explaining.page import shown_phrase, sure
+    from bertcnn.inference.explaining.page import shown_phrase
+    from bertcnn.inference.templating import sure
 
     names = ", ".join(f"\u201c{printable(shown_phrase(form['text'], one))}\u201d" for one in found["phrases"])
     again = found["prediction"]
@@ -259,7 +260,7 @@ def _counterfactual(form: dict[str, Any]) -> Text | None:
 
 
 def _left_out(form: dict[str, Any]) -> Text | None:
-    from bertcnn.inference.explaining.page import signed
+    from bertcnn.inference.templating import signed
 
     words = form["left_out"]
     if not words:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
@@ -9,7 +10,18 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from bertcnn.apps.options import Delimiter, Encoding, Label, Model, Separator, Text, check_is_folder, reading
+from bertcnn.apps.options import (
+    Delimiter,
+    Encoding,
+    Label,
+    Model,
+    Separator,
+    Text,
+    check_is_folder,
+    reading,
+    reading_labels,
+    rows_of,
+)
 from bertcnn.apps.show import err, out, say_note
 from bertcnn.errors import BertCNNError, DataError, ModelError
 from bertcnn.settings import Settings, read_settings
@@ -88,7 +100,7 @@ def check(
     text: Text = None,
     encoding: Encoding = "utf-8",
     delimiter: Delimiter = None,
-    limit: Annotated[int, typer.Option(help="Most texts to run.", min=1)] = 300,
+    limit: Annotated[int, typer.Option(help="Most texts of the source to run.", min=1)] = 300,
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
     """Run texts alone, in random batches, padded and in segments, by each backend, and certify that answers agree.
@@ -99,14 +111,12 @@ def check(
     """
     check_is_folder(model)
     from bertcnn.inference.certificate import certify, write_certificate
-    from bertcnn.text.dataset import as_text, load_rows
+    from bertcnn.text.dataset import as_text
     from bertcnn.text.read_table import with_column
 
     data = reading(model, source, text=text, encoding=encoding, delimiter=delimiter)
-    rows = next(iter(load_rows(source, data).values()))
-    rows = list(with_column(rows, data.text, "--text", source, delimiter=data.delimiter))
-    texts = [as_text(row.get(data.text)) for row in rows]
-    texts = ["", "a", *texts[: max(0, limit - 3)]]  # and a long one
+    rows = with_column(rows_of(source, data), data.text, "--text", source, delimiter=data.delimiter)
+    texts = ["", "a", *(as_text(row.get(data.text)) for row in islice(rows, limit))]  # and a long one
     err.print(
         f"Running {len(texts) + 1:,} texts (three of ours) in every way, by each backend: a minute or so.",
         highlight=False,
@@ -150,9 +160,11 @@ def _refuse_apart(checks: "list[Check]") -> None:
 
 
 def _given(model: Path, source: str, said: dict[str, str | None]) -> "Examples":
+    from bertcnn.inference.backend import Spec
     from bertcnn.text.dataset import load_examples, one_of
 
-    return one_of(load_examples(source, reading(model, source, **said)), "dev", "test", "train")
+    many = Spec.read(model).is_multi_label
+    return one_of(load_examples(source, reading_labels(model, source, many=many, **said)), "dev", "test", "train")
 
 
 def _dev_of_training(model: Path, *, needed: bool) -> "Examples | None":

@@ -21,7 +21,8 @@ from bertcnn.apps.options import (
     check_is_other,
     load_predictor,
     quiet,
-    reading,
+    reading_labels,
+    rows_of,
     stdin_lines,
 )
 from bertcnn.apps.show import SHOWN_LABELS, counted, err, out, printable, say_note
@@ -77,8 +78,8 @@ def insights(
     from bertcnn.inference.insights.report import write_insights
 
     said = {"text": text, "label": label or None, "separator": None, "encoding": encoding, "delimiter": delimiter}
-    data = reading(model, source, **said)
-    data = replace(data, separator=(data.separator or "|") if predictor.is_multi_label else "")
+    data = reading_labels(model, source, many=predictor.is_multi_label, **said)
+    data = data if predictor.is_multi_label else replace(data, separator="")
     for name in TABLES:
         check_is_other(output / name, source, "A table of --output,")
         if (output / name).exists() and not (output / "insights.html").exists():
@@ -88,7 +89,7 @@ def insights(
     # A copy that nobody reads would hold every row.
     copies = iter(tee(rows, 1 + bool(label) + bool(by)))
     texts = (_text(row, data.text) for row in next(copies))
-    labels = _labels(next(copies), source, data) if label else None
+    labels = _labels(next(copies), data) if label else None
     groups = (row.get(by) for row in next(copies)) if by else None
     with _progress() as progress:
         task = progress.add_task("reading", total=None)
@@ -112,19 +113,13 @@ def _rows(source: str, data: "DataSettings", label: str | None, by: str | None) 
     Raises:
         DataError: It cannot be read, or a column that was named is not there.
     """
-    from bertcnn.text.dataset import load_rows, one_of
-    from bertcnn.text.read_table import check_column, read_rows
+    from bertcnn.text.read_table import check_column
 
-    rows: Iterable[dict[str, Any]]
     if source == "-":
         if label or by:
             raise DataError("Lines from stdin have no columns: leave out --label and --by, or give a file.")
         return ({data.text: line} for line in stdin_lines(data.encoding)), ""
-    if source.startswith(("hf:", "builtin:")):
-        rows = one_of(load_rows(source, data), "test", "dev", "train")
-    else:
-        rows = read_rows(source, encoding=data.encoding, delimiter=data.delimiter)
-    every = iter(rows)
+    every = rows_of(source, data)
     first = next(every)
     if label is None:
         label = data.label if data.label in first else ""
@@ -140,18 +135,17 @@ def _text(row: dict[str, Any], column: str) -> str:
     return as_text(row.get(column))
 
 
-def _labels(rows: Iterable[dict[str, Any]], source: str, data: "DataSettings") -> "Iterator[Label | None]":
+def _labels(rows: Iterable[dict[str, Any]], data: "DataSettings") -> "Iterator[Label | None]":
     """Yield each row's label; None where it has none, unless a text can have many, or none."""
     from bertcnn.text.cells import is_missing
-    from bertcnn.text.dataset import as_examples
+    from bertcnn.text.dataset import label_of
 
     for row in rows:
         value = row.get(data.label)
         if not data.separator and (is_missing(value) or value == [] or not str(value).strip()):
             yield None
         else:
-            # Lines of jsonl leave out what they have not.
-            yield as_examples([{data.text: "", data.label: None, **row}], source, data).labels[0]
+            yield label_of(value, data.separator, many=bool(data.separator) or isinstance(value, list))
 
 
 def _progress() -> Progress:

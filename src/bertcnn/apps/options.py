@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -15,6 +16,7 @@ from bertcnn.settings import BackendName, DataSettings, Settings, change, read_s
 
 if TYPE_CHECKING:
     from bertcnn.inference.predictor import Predictor
+    from bertcnn.text.read_table import Row
 
 INTERRUPTED = 130
 CLOSED = 141
@@ -66,6 +68,30 @@ def check_is_folder(model: Path) -> None:
     if not os.path.isdir(model):
         hint = nearest(model.name, [p.name for p in model.parent.glob("*") if p.is_dir()])
         raise ModelError(f"No model folder {str(model)!r}. Expected what 'bertcnn train --output' wrote.{hint}")
+
+
+def reading_labels(model: Path, source: str, *, many: bool, **said: str | None) -> DataSettings:
+    """Return how to read a labelled source, as :func:`reading` does; many labels have ``|`` between them by default.
+
+    Args:
+        model: Folder of the model.
+        source: What is to be read.
+        many: Whether the model may give a text many labels.
+        said: As of :func:`reading`.
+    """
+    data = reading(model, source, **said)
+    return replace(data, separator=data.separator or "|") if many else data
+
+
+def rows_of(source: str, data: DataSettings) -> "Iterator[Row]":
+    """Yield the rows of a source as they come; of one with splits, those to test on."""
+    from bertcnn.text.dataset import load_rows, one_of
+    from bertcnn.text.read_table import read_rows
+
+    if source.startswith(("hf:", "builtin:")):
+        yield from one_of(load_rows(source, data), "test", "dev", "train")
+    else:
+        yield from read_rows(source, encoding=data.encoding, delimiter=data.delimiter)
 
 
 def reading(model: Path, source: str, **said: str | None) -> DataSettings:

@@ -15,8 +15,9 @@ from rich.markup import escape
 from bertcnn.apps.options import INTERRUPTED, quiet
 from bertcnn.apps.show import err, out, say_findings, say_note, show_scores
 from bertcnn.errors import BertCNNError, SettingsError, TrainingError
+from bertcnn.files import LOCK, alone_in
 from bertcnn.settings import Settings, all_settings, change, read_settings, write_settings
-from bertcnn.training.output import LOCK, alone_in, check_output
+from bertcnn.training.output import check_output
 
 if TYPE_CHECKING:
     from bertcnn.training.train import Trained

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from bertcnn.arrays import Floats32
+from bertcnn.files import write_whole
 from bertcnn.inference.backend import Backend, Pooled, WrappedBackend
 from bertcnn.inference.golden import long_text
 from bertcnn.inference.onnx.backend import FILES
 from bertcnn.inference.predictor import Predictor
 from bertcnn.network.folder import MADE_OF, read_config
 from bertcnn.text.tokens import Batch
-from bertcnn.text.write_table import write_whole
 
 PADDING = 9
 CARD = "README.md"

@@ -1,7 +1,7 @@
 """Export a model as ONNX graphs, in float32 and in int8, and prove that they answer as torch does."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -90,7 +90,7 @@ def export_onnx(
             for name, draft in drafts.items()
         }
         written = [proof.check(runners[name], draft, folder) for name, draft in drafts.items()]
-        _remove_stale(folder, made_of)
+        _remove_stale({*FILES.values()} - {draft.name for draft in drafts.values()}, folder, made_of)
         for (name, draft), proved in zip(drafts.items(), written, strict=True):
             draft.replace(folder / draft.name)
             # Other processors round int8 otherwise, by about as much as int8 itself is off.
@@ -100,13 +100,17 @@ def export_onnx(
     return written
 
 
-def _remove_stale(folder: Path, made_of: str | None) -> None:
-    """Remove graphs of other weights, which nothing would load, and which would be taken for the fastest."""
+def _remove_stale(names: Iterable[str], folder: Path, made_of: str | None) -> None:
+    """Remove graphs of other weights, and damaged ones: nothing would load them, and they would seem the fastest."""
     import onnx
+    from google.protobuf.message import DecodeError
 
-    for file in (folder / name for name in FILES.values()):
+    for file in (folder / name for name in names):
         if file.is_file():
-            graph = onnx.load(file, load_external_data=False)
+            try:
+                graph = onnx.load(file, load_external_data=False)
+            except DecodeError:
+                graph = onnx.ModelProto()
             if {one.key: one.value for one in graph.metadata_props}.get(MADE_OF) != (made_of or ""):
                 file.unlink()
 

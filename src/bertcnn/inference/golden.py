@@ -12,9 +12,9 @@ import numpy as np
 
 from bertcnn.arrays import Floats32
 from bertcnn.errors import ModelError
+from bertcnn.files import write_whole
 from bertcnn.network.folder import MADE_OF, read_config
 from bertcnn.text.tokens import NO_WINDOWS, PieceTokenizer, Windowing
-from bertcnn.text.write_table import write_whole
 
 FILE = "golden.json"
 TOLERANCE = 1e-3

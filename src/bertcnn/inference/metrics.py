@@ -3,7 +3,6 @@
 One label a text: ``truth`` is class ids, int64 ``(N,)``. Many: 0 and 1, ``(N, K)``.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,13 +18,12 @@ Counts = npt.NDArray[Any]
 Score = Callable[[Truth, Truth, Floats], float]
 
 RESAMPLES = 1000
-NORMAL = 1.959964
-"""Of the standard normal distribution: 95 % lie within so much of 0."""
-
 DEALT_TEXTS = 2000
 """Most texts whose answers are dealt out anew: more tell no more."""
 
 BINS = 15
+
+LOWER_IS_BETTER = frozenset({"log_loss", "calibration_error"})
 
 
 @dataclass(frozen=True)
@@ -94,14 +92,11 @@ def evaluate(
         rows, given = _draw(truth, answers, len(names), generator)
         for name, score in SCORES.items():
             again[name].append(score(truth[rows], given, probabilities[rows]))
-    headlines = {}
-    for name, score in SCORES.items():
-        value = score(truth, answers, probabilities)
-        drawn = _moved(again[name], value, texts=len(truth)) if name == "macro_f1" else again[name]
-        headlines[name] = _estimate(value, drawn)
+    again["macro_f1"] = _draw_macro_f1(truth, answers, len(names), resamples, generator)
+    headlines = {name: _estimate(score(truth, answers, probabilities), again[name]) for name, score in SCORES.items()}
     if resamples:
         share = headlines["accuracy"].value
-        interval = Estimate(share, *wilson(share, len(truth)))
+        interval = Estimate(share, *wilson(round(share * len(truth)), len(truth)))
         headlines |= {"accuracy": interval} if truth.ndim == 2 else {"accuracy": interval, "micro_f1": interval}
     confusion = None if truth.ndim == 2 else confusion_matrix(truth, answers, labels=np.arange(len(names))).tolist()
     return Evaluation(len(truth), headlines, _by_label(truth, answers, names), confusion)
@@ -110,11 +105,12 @@ def evaluate(
 def _by_label(truth: Truth, answers: Ints, names: Sequence[str]) -> dict[str, dict[str, float]]:
     # Not scikit-learn's: it takes many labels of which there is one for the two values of a single label.
     hits, predicted, actual = _counts(truth, answers, len(names))
+    scores = f1(hits, predicted + actual, 0)
     return {
         name: {
             "precision": float(hits[i] / max(predicted[i], 1)),
             "recall": float(hits[i] / max(actual[i], 1)),
-            "f1": float(2 * hits[i] / max(predicted[i] + actual[i], 1)),
+            "f1": float(scores[i]),
             "support": int(actual[i]),
         }
         for i, name in enumerate(names)
@@ -144,13 +140,13 @@ def macro_f1(truth: Truth, answers: Truth, probabilities: Floats) -> float:
     """Mean over labels of F1; one label a text: over those that are or are predicted, as in scikit-learn."""
     hits, predicted, actual = _counts(truth, answers, probabilities.shape[1])
     present = (predicted + actual) > 0 if truth.ndim == 1 else np.ones_like(hits, dtype=bool)
-    return float((2 * hits / np.maximum(predicted + actual, 1))[present].mean())
+    return float(f1(hits, predicted + actual, 0)[present].mean())
 
 
 def micro_f1(truth: Truth, answers: Truth, probabilities: Floats) -> float:
     """F1 over all decisions together; with one label a text, the accuracy."""
     hits, predicted, actual = _counts(truth, answers, probabilities.shape[1])
-    return float(2 * hits.sum() / max(predicted.sum() + actual.sum(), 1))
+    return float(f1(hits.sum(), predicted.sum() + actual.sum(), 0))
 
 
 def log_loss(truth: Truth, _: Truth, probabilities: Floats) -> float:
@@ -200,6 +196,11 @@ SCORES: dict[str, Score] = {
 }
 
 
+def goodness(metric: str, score: float) -> float:
+    """Return a score of :data:`SCORES` so that greater is better."""
+    return -score if metric in LOWER_IS_BETTER else score
+
+
 def _counts(truth: Truth, answers: Truth, labels: int) -> tuple[Counts, Counts, Counts]:
     if truth.ndim == 2:
         return ((truth > 0.5) & (answers > 0.5)).sum(0), answers.sum(0), truth.sum(0)
@@ -232,25 +233,25 @@ def chance(truth: Truth, answers: Truth, *, seed: int = 0) -> tuple[float, float
     return float(dealt.mean()), (as_great + 1) / RESAMPLES
 
 
-def wilson(share: float, count: int) -> tuple[float, float]:
+def wilson(hits: int, count: int) -> tuple[float, float]:
     """Return the 95 % interval of a share, which has a width where none or all were counted, too.
 
-    >>> [round(end, 3) for end in wilson(1.0, 50)]
+    >>> [round(end, 3) for end in wilson(50, 50)]
     [0.929, 1.0]
 
     Args:
-        share: 0 to 1.
-        count: Of what it is a share of, at least 1.
+        hits: How many were counted.
+        count: Of how many, at least 1.
 
     Source:
         Wilson (1927), "Probable Inference, the Law of Succession, and Statistical Inference"; recommended by
         Brown, Cai and DasGupta (2001), "Interval Estimation for a Binomial Proportion", sec. 3.
     """
-    weight = NORMAL**2 / count
-    middle = share + weight / 2
-    half = math.sqrt(share * (1 - share) * weight + weight**2 / 4)
-    low, high = (middle - half) / (1 + weight), (middle + half) / (1 + weight)
-    return max(0.0, min(low, share)), min(1.0, max(high, share))  # the share itself is inside, but for rounding
+    # Imported here: it takes half a second to load, and who predicts does without.
+    from scipy.stats import binomtest
+
+    interval = binomtest(hits, count).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _draw(truth: Truth, answers: Ints, labels: int, generator: np.random.Generator) -> tuple[Ints, Ints]:
@@ -275,16 +276,47 @@ def _draw(truth: Truth, answers: Ints, labels: int, generator: np.random.Generat
     return rows, given
 
 
-def _moved(again: Sequence[float], value: float, *, texts: int) -> Sequence[float]:
-    """Return draws of macro F1 that have the score of the whole, and of the two texts of :func:`_draw`, as their mean.
+def _draw_macro_f1(
+    truth: Truth, answers: Ints, labels: int, resamples: int, generator: np.random.Generator
+) -> list[float]:
+    """Return macro F1 in resamples of the texts and two more, as :func:`_draw` has, with labels spread as the truth's.
 
-    It comes out lower in a resample than in the whole, the more so the more labels there are.
+    As in :func:`bertcnn.study.statistics.macro_f1` a label that a resample has not keeps the F1 that it has in the
+    whole, or else a rare one that is never answered would be found in some resamples and raise the mean of the rest.
+    And macro F1 comes out lower in a resample than in the whole, the more so the more labels there are, so the draws
+    are moved to have the score of the whole as their mean.
     """
-    if not again:
-        return again
-    drawn = np.array(again)
-    moved = np.clip(drawn + (texts * value + 1) / (texts + 2) - drawn.mean(), 0, 1)
-    return [float(one) for one in moved]
+    count = len(truth)
+    hits, predicted, actual = _counts(truth, answers, labels)
+    uses, shares = predicted + actual, actual / count
+    whole = f1(hits, uses, 0)
+    met = np.full(labels, True) if truth.ndim == 2 else uses > 0
+    drawn = []
+    for _ in range(resamples):
+        rows = generator.integers(0, count + 2, count)
+        right, wrong = (rows == count).sum(), (rows == count + 1).sum()
+        real = rows[rows < count]
+        hits, predicted, actual = _counts(truth[real], answers[real], labels)
+        more = right * shares, 2 * (right + wrong) * shares
+        drawn.append(f1(hits, predicted + actual, whole, *more)[met].mean())
+    hits, predicted, actual = _counts(truth, answers, labels)
+    centre = f1(hits, uses, whole, shares, 4 * shares)[met].mean()
+    return [float(one) for one in np.clip(np.array(drawn) + centre - np.mean(drawn or [0]), 0, 1)]
+
+
+def f1(
+    hits: Counts, uses: Counts, absent: Counts | float, more_hits: Counts | float = 0.0, more_uses: Counts | float = 0.0
+) -> Floats64:
+    """Return F1 of labels, of any shape.
+
+    Args:
+        hits: Texts of a label that are answered so.
+        uses: Texts of a label, and answers of it, together.
+        absent: What is returned where there are no uses.
+        more_hits: Of imagined texts, which do not make a label present.
+        more_uses: Likewise.
+    """
+    return np.asarray(np.where(uses > 0, 2 * (hits + more_hits) / np.maximum(uses + more_uses, 1), absent))
 
 
 def _estimate(value: float, again: Sequence[float]) -> Estimate:

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from shutil import which
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -17,6 +16,7 @@ from bertcnn.inference.backend import Backend, WrappedBackend
 from bertcnn.inference.calibration import probabilities_of
 from bertcnn.inference.explaining.winners import parts_of, places_of
 from bertcnn.inference.golden import check_golden
+from bertcnn.inference.machine import has_gpu
 from bertcnn.inference.metrics import Evaluation, decide, evaluate
 from bertcnn.inference.onnx.backend import FILES, OnnxBackend
 from bertcnn.inference.prediction import Prediction, predictions_of
@@ -305,11 +305,6 @@ class Predictor:
         from bertcnn.network.states import embed_with
 
         return embed_with(self.model, self.tokenizer, check_texts(texts))
-
-
-def has_gpu() -> bool:
-    """Return whether an NVIDIA GPU seems to be here, without loading torch to ask it."""
-    return Path("/proc/driver/nvidia").exists() or which("nvidia-smi") is not None  # Windows and WSL have the latter
 
 
 def _fastest(folder: Path, device: str | None) -> str:

@@ -20,7 +20,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from bertcnn.errors import BertCNNError, EncoderError, ModelError, SettingsError, nearest, reason
-from bertcnn.network.folder import WEIGHTS, sha256_of
+from bertcnn.network.folder import MODEL_TYPE, WEIGHTS, sha256_of
 from bertcnn.text.tokens import NO_WINDOWS, PieceTokenizer
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -91,7 +91,7 @@ def load_encoder(name: str, depth: int | Literal["half", "all"] = "all") -> PreT
     place = resolve(name)
     with _loading(name, place):
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-    if config.model_type == "bertcnn":
+    if config.model_type == MODEL_TYPE:
         raise EncoderError(f"{name!r} is a trained model of ours. Name the encoder that it was made of.")
     if config.is_encoder_decoder:
         if type(config) not in _encoders_alone():
@@ -124,17 +124,17 @@ def load_encoder(name: str, depth: int | Literal["half", "all"] = "all") -> PreT
 
 
 def _check_reads(name: str, encoder: PreTrainedModel, faults: dict[str, str]) -> None:
-    """Refuse what makes no states of pieces, and what makes them by weights that were not in the file.
+    """Check that an encoder turns ids of pieces into finite states, using only weights that its file holds.
 
-    A layer that no state hangs on, such as a pooler's, may be missing.
+    A layer that no state depends on, such as a pooler's, may be missing.
 
     Args:
         name: Of the encoder, for messages.
-        encoder: It.
+        encoder: To check.
         faults: What is wrong with weights, by their names.
 
     Raises:
-        EncoderError: It is one of these.
+        EncoderError: It does not.
     """
     wanted = {one: weight for one, weight in encoder.named_parameters() if one in faults}
     trained = {weight: weight.requires_grad for weight in encoder.parameters()}  # tables of sines are not

@@ -85,15 +85,14 @@ def build_vectors(
     Raises:
         EncoderError: The file cannot be read.
     """
-    cutter = Tokenizer(models.WordLevel({PAD: 0, UNKNOWN: 1}, unk_token=UNKNOWN))
-    cutter.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     # Words with their inner apostrophes, else single signs.
     words = Regex("\\w+(?:['\u2019]\\w+)*|[^\\w\\s]")
-    cutter.pre_tokenizer = pre_tokenizers.Split(words, behavior="removed", invert=True)
+    splitter = pre_tokenizers.Split(words, behavior="removed", invert=True)
     vocabulary: dict[str, int] = {PAD: 0, UNKNOWN: 1}
     for text in texts:
-        clean = cutter.normalizer.normalize_str(without_surrogates(text))
-        for word, _ in cutter.pre_tokenizer.pre_tokenize_str(clean):
+        clean = normalizer.normalize_str(without_surrogates(text))
+        for word, _ in splitter.pre_tokenize_str(clean):
             vocabulary.setdefault(word, len(vocabulary))
     vectors: Floats32 = np.zeros((0, size), dtype=np.float32)
     known: dict[str, int] = {}
@@ -108,7 +107,7 @@ def build_vectors(
     encoder = WordVectors(WordVectorsConfig(vocab_size=len(vocabulary), hidden_size=vectors.shape[1]))
     encoder.embeddings.weight.data = torch.from_numpy(table.astype(np.float32))
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = cutter.normalizer, cutter.pre_tokenizer
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     if padding:
         edge = " ".join([PAD] * padding)
         tokenizer.post_processor = processors.TemplateProcessing(single=f"{edge} $A {edge}", special_tokens=[(PAD, 0)])

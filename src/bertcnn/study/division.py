@@ -19,7 +19,7 @@ from bertcnn.text.dataset import (
     check_has_train,
     find_leaks,
     fingerprint_of,
-    load_rows,
+    load_labelled_rows,
     normal_form,
     one_of,
     stratified_rows,
@@ -152,8 +152,7 @@ def divide(table: TaskData, run: Run) -> Division:
     Raises:
         DataError: There is too little to divide.
     """
-    train, ids = table.train, list(range(len(table.train)))
-    test = table.test
+    train, test = table.train, table.test
     if test is None:
         ids = _test_rows(table, run)
         taken = set(ids)
@@ -220,13 +219,13 @@ def _test_rows(table: TaskData, run: Run) -> list[int]:
 
 def _rows(source: Source) -> dict[str, list[Row]]:
     settings = _columns(source)
-    parts = load_rows(find_source(source.source), settings)
+    parts = load_labelled_rows(find_source(source.source), settings)
     kept = {
         split: [row for row in rows if all(str(row.get(c)) == v for c, v in source.where.items())]
         for split, rows in parts.items()
     }
     if not any(kept.values()):
-        raise DataError(f"{source.source} has no rows where {source.where}." if source.where else "No rows.")
+        raise DataError(f"{source.source} has no rows{f' where {source.where}' if source.where else ''}.")
     return kept
 
 

@@ -16,8 +16,8 @@ import tomli_w
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from bertcnn.errors import SettingsError
+from bertcnn.files import write_whole
 from bertcnn.settings import Settings, change, read_toml
-from bertcnn.text.write_table import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)

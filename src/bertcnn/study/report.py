@@ -16,12 +16,12 @@ import jinja2
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup, escape
 
+from bertcnn.files import write_whole
 from bertcnn.study import pictures, tables
 from bertcnn.study.evidence import Result, Study, read_study
 from bertcnn.study.findings import DataSet, Report, find
 from bertcnn.study.verdict import Answer
 from bertcnn.text.cells import as_json
-from bertcnn.text.write_table import write_whole
 
 __all__ = ["Report", "write_report"]
 

@@ -280,7 +280,7 @@ def _own(plan: Plan, one: System) -> Values:
     else:
         own = {name: value for name, value in plan.given(one.name).items() if name != "encoder"}
         own |= plan.settings.get(one.name, {})
-        homes = {name: section for section, setting in all_settings() for name in [setting.name]}
+        homes = {one.name: section for section, one in all_settings()}
         wrong = [name for name in own if name in FIXED or homes.get(name) == "data"]
         known = "settings of the network and its training, but for " + ", ".join(FIXED)
     if wrong:

@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bertcnn.errors import DataError, SettingsError, StudyError
+from bertcnn.files import alone_in, write_whole
 from bertcnn.study.division import TaskData, divide, read_task, read_transfer
 from bertcnn.study.evidence import SCHEMA, Result, read_runs
 from bertcnn.study.plan import Plan, Run, Task, read_plan, with_dropped, write_plan
@@ -29,8 +30,6 @@ from bertcnn.study.slices import slices_of
 from bertcnn.study.systems import system
 from bertcnn.text.dataset import Examples, check_is_label, fingerprint_of, look_at, normal_form
 from bertcnn.text.notes import notes
-from bertcnn.text.write_table import write_whole
-from bertcnn.training.output import alone_in
 
 WINNERS: dict[str, Callable[[Record], bool]] = {
     "model": lambda _: True,

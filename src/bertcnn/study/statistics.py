@@ -18,9 +18,10 @@ from scipy.stats import binom, binomtest
 
 from bertcnn.arrays import Floats64, Ints
 from bertcnn.errors import StudyError
-from bertcnn.inference.metrics import RESAMPLES, Estimate
+from bertcnn.inference.metrics import RESAMPLES, Estimate, f1
 
 Parts = list[tuple[float, float]]  # variances of a mean, each with its degrees of freedom
+ScoreRuns = Callable[[Floats64], Floats64]  # sums of counts (C, R) to the score of each run (S, R)
 
 MCNEMAR = "McNemar, exact"
 CROSSED = "t over runs and examples"
@@ -94,7 +95,7 @@ def accuracy(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -
     The interval is drawn from the examples and two more, one that every run gets right and one that
     none does. Without them a system that makes no mistake would have an interval of no width.
 
-    ``resamples`` and ``seed`` are of the bootstrap; how it counts runs, says :func:`_interval`.
+    ``resamples`` and ``seed`` are of the bootstrap; :func:`_interval` says how it counts runs.
     """
     example, run, examples, runs = _places(outcomes)
     right = (outcomes.truth == outcomes.answers).astype(np.float64)
@@ -105,7 +106,7 @@ def accuracy(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -
         hits, asked = sums[:runs], sums[runs:]
         return np.where(asked > 0, hits / np.maximum(asked, 1), np.nan)
 
-    return _interval(score, counts, sparse.vstack([counts, imagined]), resamples=resamples, seed=seed)
+    return _interval(score, counts, score, sparse.vstack([counts, imagined]), resamples=resamples, seed=seed)
 
 
 def macro_f1(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
@@ -116,7 +117,7 @@ def macro_f1(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -
     As in :func:`accuracy` the interval is drawn from two examples more, one right and one wrong, spread
     over the labels as the truth is. A label that a resample has not keeps the F1 that it has in the whole.
 
-    ``resamples`` and ``seed`` are of the bootstrap; how it counts runs, says :func:`_interval`.
+    ``resamples`` and ``seed`` are of the bootstrap; :func:`_interval` says how it counts runs.
     """
     example, run, examples, runs = _places(outcomes)
     names, ids = np.unique(np.concatenate([outcomes.truth, outcomes.answers]), return_inverse=True)
@@ -131,22 +132,26 @@ def macro_f1(outcomes: Outcomes, *, resamples: int = RESAMPLES, seed: int = 0) -
         (example, cells + answers, ones),
     ]
     counts = _matrix(parts, (examples, 2 * cells))
-    hits, uses = np.asarray(counts.sum(axis=0)).reshape(2, runs, labels)
-    whole = 2 * hits / np.maximum(uses, 1)
-    met = uses > 0
+    hits, uses = np.asarray(counts.sum(axis=0)).reshape(2, runs, labels, 1)
+    whole, met = f1(hits, uses, 0), uses > 0
     shares = np.bincount(truth, minlength=cells).reshape(runs, labels)
     shares = (shares / np.maximum(shares.sum(axis=1, keepdims=True), 1)).ravel()  # an example is met, and answered
     imagined = np.stack([np.concatenate([shares, 2 * shares]), np.concatenate([0 * shares, 2 * shares])])
     apart = sparse.block_diag([counts, imagined], format="csr")  # so that it is known which labels a resample has
 
-    def score(sums: Floats64) -> Floats64:
-        hits, uses, *more = sums.reshape(len(sums) // cells, runs, labels, -1)
-        more_hits, more_uses = more or (0.0, 0.0)
-        f1 = np.where(uses > 0, 2 * (hits + more_hits) / np.maximum(uses + more_uses, 1), whole[:, :, None])
-        mean: Floats64 = np.where(met[:, :, None], f1, 0).sum(axis=1) / met.sum(axis=1)[:, None]
-        return mean
+    def mean(scores: Floats64) -> Floats64:
+        found: Floats64 = np.where(met, scores, 0).sum(axis=1) / met.sum(axis=1)
+        return found
 
-    return _interval(score, counts, apart, resamples=resamples, seed=seed)
+    def score(sums: Floats64) -> Floats64:
+        hits, uses = sums.reshape(2, runs, labels, -1)
+        return mean(f1(hits, uses, whole))
+
+    def score_drawn(sums: Floats64) -> Floats64:
+        hits, uses, more_hits, more_uses = sums.reshape(4, runs, labels, -1)
+        return mean(f1(hits, uses, whole, more_hits, more_uses))
+
+    return _interval(score, counts, score_drawn, apart, resamples=resamples, seed=seed)
 
 
 def compare(a: Outcomes, b: Outcomes) -> Comparison:
@@ -228,7 +233,9 @@ def _matrix(parts: list[tuple[Ints, Ints, Floats64]], shape: tuple[int, int]) ->
     return sparse.csr_matrix((values, (rows, columns)), shape=shape)
 
 
-def _interval(score: Callable[[Floats64], Floats64], counts: Any, drawn: Any, *, resamples: int, seed: int) -> Estimate:
+def _interval(
+    score: ScoreRuns, counts: Any, score_drawn: ScoreRuns, drawn: Any, *, resamples: int, seed: int
+) -> Estimate:
     """Return the mean score of the runs with its 95 % interval over examples and runs.
 
     An example has the same weight in all runs, for it is the same text. Resampling two or three runs
@@ -244,7 +251,8 @@ def _interval(score: Callable[[Floats64], Floats64], counts: Any, drawn: Any, *,
     Args:
         score: Sums of counts ``(C, R)`` to the score of each run ``(S, R)``, NaN where a run has none.
         counts: Sparse, examples by C.
-        drawn: The same, of the examples that are resampled.
+        score_drawn: As ``score``, of sums of ``drawn``.
+        drawn: As ``counts``, of the examples that are resampled.
         resamples: How many; with 0 the interval has no width.
         seed: Of the generator.
     """
@@ -260,9 +268,9 @@ def _interval(score: Callable[[Floats64], Floats64], counts: Any, drawn: Any, *,
         weights = np.empty((min(size, resamples - start), examples))
         for row in weights:
             row[:] = np.bincount(generator.integers(0, examples, examples), minlength=examples)
-        draws.append(np.nanmean(score(columns @ np.ascontiguousarray(weights.T)), axis=0))
+        draws.append(np.nanmean(score_drawn(columns @ np.ascontiguousarray(weights.T)), axis=0))
     found = np.concatenate(draws)
-    found += score(drawn.T @ np.ones((examples, 1))).mean() - found.mean()
+    found += score_drawn(drawn.T @ np.ones((examples, 1))).mean() - found.mean()
     if runs > 1:
         # every quantile of t once, in random order: no noise from its heavy tails
         quantiles = (generator.permutation(resamples) + 0.5) / resamples

@@ -11,11 +11,13 @@ from itertools import product
 
 import numpy as np
 
-from bertcnn.inference.metrics import NORMAL, Estimate
+from bertcnn.inference.metrics import Estimate
 from bertcnn.study.questions import BEST_TWO
 from bertcnn.study.statistics import Comparison, Outcomes, holm
 
 LEVEL = 0.05
+NORMAL = 1.959964
+"""Of the standard normal distribution: 95 % lie within so much of 0."""
 
 RunKey = tuple[int, int | None]
 DevScores = Mapping[str, Mapping[RunKey, float]]

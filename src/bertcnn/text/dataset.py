@@ -93,19 +93,25 @@ def load_examples(source: str, settings: DataSettings) -> dict[str, Examples]:
     Raises:
         DataError: The source cannot be read, or a row has no label; up to five are named.
     """
-    tables = load_rows(source, settings)
-    if source.startswith("hf:"):  # benchmarks there withhold the labels of a split
-        labelled = {
-            split: rows
-            for split, rows in tables.items()
-            if split == "train" or any(row.get(settings.label, "") is not None for row in rows)
-        }
-        tables = labelled or tables
+    tables = load_labelled_rows(source, settings)
     several = len(tables) > 1
     return {
         split: as_examples(rows, f"{source} ({split})" if several else source, settings)
         for split, rows in tables.items()
     }
+
+
+def load_labelled_rows(source: str, settings: DataSettings) -> dict[str, list[Row]]:
+    """Return the rows of a source by split, without splits of the hub whose labels a benchmark withholds."""
+    tables = load_rows(source, settings)
+    if not source.startswith("hf:"):
+        return tables
+    labelled = {
+        split: rows
+        for split, rows in tables.items()
+        if split == "train" or any(row.get(settings.label, "") is not None for row in rows)
+    }
+    return labelled or tables
 
 
 def load_rows(source: str, settings: DataSettings) -> dict[str, list[Row]]:
@@ -326,13 +332,9 @@ def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Exa
             texts.append(as_text(row.get(settings.text)))
         except DataError as error:
             raise DataError(f"{source}, row {number}: {error}") from error
-        value = row.get(settings.label)
-        if many:
-            labels.append(_many(value, settings.separator))
-        else:
-            labels.append(_one(value))
-            if not labels[-1]:
-                missing.append(number)
+        labels.append(label_of(row.get(settings.label), settings.separator, many=many))
+        if not many and not labels[-1]:
+            missing.append(number)
     if missing:
         shown = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise DataError(
@@ -342,14 +344,17 @@ def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Exa
     return Examples(texts, labels, source)
 
 
-def _one(value: Any) -> str:
-    return "" if is_missing(value) else named(value).strip()
+def label_of(value: Any, separator: str, *, many: bool) -> Label:
+    """Return the label that a cell holds: a name, empty where it is missing; or the names of many, each once.
 
-
-def _many(value: Any, separator: str) -> tuple[str, ...]:
+    >>> label_of(1.0, "", many=False), label_of("food | price", "|", many=True)
+    ('1', ('food', 'price'))
+    """
+    if not many:
+        return "" if is_missing(value) else named(value).strip()
     parts = value.split(separator) if separator and isinstance(value, str) else value
-    names = [_one(part) for part in (parts if isinstance(parts, list | tuple) else [parts])]
-    return tuple(dict.fromkeys(name for name in names if name))
+    names = [label_of(part, "", many=False) for part in (parts if isinstance(parts, list | tuple) else [parts])]
+    return tuple(dict.fromkeys(str(name) for name in names if name))
 
 
 def _hub_tables(name: str) -> dict[str, list[Row]]:

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -77,16 +78,20 @@ class Labels:
             raise DataError(f"The training texts have {found}. Expected at least two different labels.")
         return cls(tuple(names), many)
 
-    @property
+    @cached_property
     def _ids(self) -> dict[str, int]:
         """Return the class id of each name; of a number also as a table writes it that once had gaps: 1.0 is 1."""
         ids = {name: i for i, name in enumerate(self.names)}
         return {**{f"{name}.0": i for name, i in ids.items() if name.lstrip("-").isdecimal()}, **ids}
 
+    def id_of(self, name: str) -> int | None:
+        """Return the class id of a name; None: it was not there in training."""
+        return self._ids.get(name)
+
     def as_known(self, labels: Iterable[str]) -> list[Label]:
         """Return labels, one a text, as they were written in training; what was not there, as it is."""
-        ids = self._ids
-        return [self.names[ids[label]] if label in ids else label for label in labels]
+        ids = ((label, self.id_of(label)) for label in labels)
+        return [label if i is None else self.names[i] for label, i in ids]
 
     def encode(self, labels: Sequence[Label], *, where: str = "the data") -> Ints | Floats32:
         """Return class ids, int64 ``(N,)``, or for many labels a text rows, float32 ``(N, K)``.

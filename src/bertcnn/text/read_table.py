@@ -21,7 +21,8 @@ from bertcnn.text.cells import decoded
 
 Row = dict[str, Any]
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+TAB = "\t"
+DELIMITERS = {".csv": ",", ".tsv": TAB}
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 """Of what is read and written."""
 
@@ -76,7 +77,7 @@ def read_rows(file: str | Path, *, encoding: str = "utf-8", delimiter: str = "")
         found = True
         yield row
     if not found:
-        raise DataError(f"{path} has a header but no rows. Expected at least one.")
+        raise DataError(f"{path} holds no rows. Expected at least one.")
 
 
 def _check_is_file(file: str | Path) -> None:
@@ -116,13 +117,13 @@ def read_lines(file: IO[bytes], name: str, *, encoding: str = "utf-8") -> Iterat
             for number, line in enumerate(io.TextIOWrapper(file, encoding=encoding, newline="\n")):
                 yield (line if number else line.removeprefix("\ufeff")).rstrip("\r\n")
         except UnicodeError as error:
-            raise DataError(f"{name} is not {encoding}: {error}. Give its --encoding.") from error
+            raise DataError(f"{name} is not {encoding}: {error}.", "Give its --encoding.") from error
         return
     for number, raw in enumerate(file, start=1):
         try:
             line = raw.decode(encoding)
         except (LookupError, UnicodeError) as error:  # base64 is a codec, but of no text
-            raise DataError(f"Line {number} of {name} is not {encoding}: {error}. Give its --encoding.") from error
+            raise DataError(f"Line {number} of {name} is not {encoding}: {error}.", "Give its --encoding.") from error
         yield line.removeprefix("\ufeff").rstrip("\r\n") if number == 1 else line.rstrip("\r\n")
 
 
@@ -139,7 +140,7 @@ def check_column(row: Row, column: str, option: str, file: str | Path, *, delimi
     if Path(file).suffix.lower() in DELIMITERS:
         hint = _other_delimiter(names, delimiter) or hint
     raise DataError(
-        f"{file} has no column {column!r}. Its columns: {', '.join(map(repr, names))}.{hint} Choose with {option}."
+        f"{file} has no column {column!r}. Its columns: {', '.join(map(repr, names))}.{hint}", f"Choose with {option}."
     )
 
 
@@ -188,8 +189,8 @@ def _open_text(path: Path, encoding: str) -> Iterator[IO[str]]:
         line = data.count(b"\n", 0, at) + 1
         guess = "utf-16" if data[:2] in {b"\xff\xfe", b"\xfe\xff"} else "cp1252 (Western Windows) or latin-1"
         raise DataError(
-            f"{path} is not {encoding}: byte 0x{data[at]:02x} at offset {at} (line {line}) cannot be read. "
-            f"If it is text, give its encoding, for instance --encoding {guess}."
+            f"{path} is not {encoding}: byte 0x{data[at]:02x} at offset {at} (line {line}) cannot be read.",
+            f"If it is text, give its encoding, for instance --encoding {guess}.",
         ) from error
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error}") from error
@@ -233,14 +234,19 @@ def _read_separated(path: Path, encoding: str, delimiter: str) -> Iterator[Row]:
                     yield dict(zip(header, cells, strict=True))
         except csv.Error as error:
             what = "a quote that is never closed" if "unexpected end" in str(error) else str(error)
-            advice = _other_delimiter(header, delimiter) or (
-                " A text with quotes, commas or line breaks must stand in quotes, its own quotes doubled."
-            )
-            raise DataError(f"{path}: {what}, in the row that begins at line {started}.{advice}") from error
+            other = _other_delimiter(header, delimiter)
+            advice = " A text with quotes, commas or line breaks must stand in quotes, its own quotes doubled."
+            raise DataError(
+                f"{path}: {what}, in the row that begins at line {started}.{'' if other else advice}", other.strip()
+            ) from error
     if ragged:
         columns = f"{len(header)} column" + "s" * (len(header) != 1)
-        advice = _other_delimiter(header, delimiter) or " Quote texts that hold the delimiter, or give --delimiter."
-        raise DataError(f"{path} has {columns}, but {'; '.join(ragged)}.{advice}")
+        other = _other_delimiter(header, delimiter)
+        advice = f" Put texts in quotes that hold the delimiter ({'tab' if delimiter == TAB else delimiter})."
+        raise DataError(
+            f"{path} has {columns}, but {'; '.join(ragged)}.{'' if other else advice}",
+            other.strip() or "Or give another --delimiter.",
+        )
 
 
 def _read_jsonl(path: Path, encoding: str) -> Iterator[Row]:

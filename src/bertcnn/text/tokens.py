@@ -45,6 +45,12 @@ class Pieces:
     starts: Ints
     spans: Ints | None = None
 
+    @classmethod
+    def of(cls, texts: Sequence[Ints]) -> Self:
+        """Join the pieces of some texts, each int64 ``(pieces of it,)``."""
+        none = np.zeros(0, dtype=np.int64)  # for where there are no texts
+        return cls(np.concatenate([none, *texts]), np.cumsum([0, *map(len, texts)], dtype=np.int64))
+
     def __len__(self) -> int:
         return len(self.starts) - 1
 
@@ -60,9 +66,7 @@ class Pieces:
         """Return for each text its row among those that differ in their pieces, int64 ``(N,)``, and those."""
         place: dict[bytes, int] = {}
         rows = [place.setdefault(self[text].tobytes(), len(place)) for text in range(len(self))]
-        ids = np.frombuffer(b"".join(place), dtype=np.int64)
-        lengths = [len(key) // ids.itemsize for key in place]
-        return np.array(rows, dtype=np.int64), Pieces(ids, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+        return np.array(rows, dtype=np.int64), Pieces.of([np.frombuffer(key, dtype=np.int64) for key in place])
 
 
 NO_WINDOWS = 1 << 30
@@ -195,7 +199,7 @@ def plan_batches(
     reach: int | None,
     segment_windows: int = SEGMENT_WINDOWS,
 ) -> Iterator[list[Segment]]:
-    """Group texts into batches of like length whose padded size stays within a budget.
+    """Group texts into batches of like length whose padded size, in windows and in stitched rows, keeps to a budget.
 
     A batch ends, too, where going on would have cost more padding than a batch costs to begin: so all of the
     padding costs at most as much as beginning the batches does, whatever lengths there are.
@@ -210,20 +214,21 @@ def plan_batches(
         segment_windows: Most windows whose pieces a segment adds.
     """
     batch: list[Segment] = []
-    size = padding = 0
+    windows_of_batch = longest = padding = 0
     for text in np.argsort(-lengths, kind="stable"):
         windows = None if reach is None else segment_windows
         parts = segments(int(text), int(lengths[text]), windowing, reach=reach or 0, windows=windows)
         for segment in parts:
             # Rows come longest first, so the first window's length is the padded length of all.
             width = batch[0].rows.shape[1] if batch else segment.rows.shape[1]
-            grown = size + len(segment.rows) * width
             padding += len(segment.rows) * width - segment.rows.size
+            windows_of_batch += len(segment.rows)
+            longest = max(longest, len(segment.source))
+            grown = max(windows_of_batch * width, (len(batch) + 1) * longest)
             if batch and (grown > max_tokens or padding > overhead_tokens):
                 yield batch
-                batch, grown, padding = [], segment.rows.size, 0
+                batch, windows_of_batch, longest, padding = [], len(segment.rows), len(segment.source), 0
             batch.append(segment)
-            size = grown
     if batch:
         yield batch
 

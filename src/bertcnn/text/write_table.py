@@ -1,39 +1,19 @@
-"""Write files whole or not at all; tables row by row: csv, tsv, jsonl and parquet, by a file's ending.
+"""Write tables row by row: csv, tsv, jsonl and parquet, by a file's ending.
 
-Writing streams, so that memory does not grow with the number of rows. Files appear under their name when they are
-whole.
+Writing streams, so that memory does not grow with the number of rows. A file appears under its name when it is whole.
 """
 
 import csv
 import io
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from bertcnn.errors import DataError
+from bertcnn.files import beside
 from bertcnn.text.cells import SURROGATE, as_cell, as_json, without_surrogates
 from bertcnn.text.read_table import DELIMITERS, ENDINGS, ROWS_AT_ONCE, Row, pyarrow_parquet
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a text, in UTF-8 (lone surrogates as "?"), to a file that appears when it is whole.
-
-    Raises:
-        OSError: It cannot be written; what was there before is there still.
-    """
-    draft = beside(file)
-    try:
-        draft.write_text(text, "utf-8", errors="replace")
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def beside(file: Path) -> Path:
-    """Return a name for what shall be at ``file`` when it is whole."""
-    return file.with_name(f".{file.name}-{secrets.token_hex(4)}")
 
 
 def write_rows(file: str | Path, rows: Iterable[Row], *, like: str | Path = "") -> int:

@@ -10,8 +10,8 @@ from typing import Any, Self
 import numpy as np
 
 from bertcnn.arrays import Floats, Floats64
-from bertcnn.inference.metrics import Truth
-from bertcnn.text.write_table import write_whole
+from bertcnn.files import write_whole
+from bertcnn.inference.metrics import Truth, goodness
 
 POINT = 0.01
 
@@ -172,10 +172,10 @@ def choose(
         return (max if gain.is_shown else min)(trials, key=lambda one: one.depth)
     if budget_ms:
         quick = [one for one in trials if one.latency_ms <= budget_ms]
-        return max(quick, key=lambda one: (_goodness(one, metric), -one.latency_ms))
+        return max(quick, key=lambda one: (goodness(metric, one.score), -one.latency_ms))
     # Differences of scores are not exact: 0.90 - 0.897 is a little more than 0.003.
-    enough = _goodness(_best(trials, metric), metric) - tolerance * POINT - 1e-9
-    return min((one for one in trials if _goodness(one, metric) >= enough), key=lambda one: one.depth)
+    enough = goodness(metric, _best(trials, metric).score) - tolerance * POINT - 1e-9
+    return min((one for one in trials if goodness(metric, one.score) >= enough), key=lambda one: one.depth)
 
 
 def right_answers(means: Floats, truth: Truth) -> Floats64:
@@ -223,9 +223,5 @@ def standard_error(share: float, *, texts: int) -> float:
     return math.sqrt(share * (1 - share) / texts)
 
 
-def _goodness(trial: Trial, metric: str) -> float:
-    return -trial.score if metric == "log_loss" else trial.score
-
-
 def _best(trials: Sequence[Trial], metric: str) -> Trial:
-    return max(trials, key=lambda one: _goodness(one, metric))
+    return max(trials, key=lambda one: goodness(metric, one.score))

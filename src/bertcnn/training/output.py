@@ -1,33 +1,10 @@
-"""Where may be written: never over what is no model, never beside another process. Light, to be checked first."""
+"""Where a model may be written: never over what is none. Light, to be checked first."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from bertcnn.errors import BertCNNError, TrainingError
+from bertcnn.errors import TrainingError
 from bertcnn.network.folder import MODEL_TYPE
-
-LOCK = "lock"
-"""The file in a folder by which a process holds it."""
-
-
-@contextmanager
-def alone_in(folder: Path, error: type[BertCNNError]) -> Iterator[None]:
-    """Hold a folder, made if need be, against other processes; a kill lets go of it, too.
-
-    Raises:
-        BertCNNError: Of the kind ``error``: another process holds it.
-    """
-    from filelock import FileLock, Timeout  # not on machines that only answer
-
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(folder / LOCK).acquire(timeout=0)
-    except Timeout as timeout:
-        raise error(f"Another process is at work in {folder}. Wait for it, or give another --output.") from timeout
-    with lock:
-        yield
 
 
 def check_output(folder: str | Path, *, overwrite: bool) -> Path:

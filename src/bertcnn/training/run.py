@@ -15,7 +15,7 @@ from accelerate import PartialState
 from rich.console import Console
 
 from bertcnn.arrays import Ints
-from bertcnn.inference.metrics import Truth
+from bertcnn.inference.metrics import Truth, goodness
 from bertcnn.network.encoder import reads_padding
 from bertcnn.network.model import BertCNN
 from bertcnn.network.states import States, cache_folder, cached_states
@@ -24,7 +24,8 @@ from bertcnn.text.dataset import Splits
 from bertcnn.text.tokens import Pieces, PieceTokenizer
 from bertcnn.training.callbacks import Clock, Interruption, ProgressBar, Watchdog, encoding_bar
 from bertcnn.training.depth import DepthCurve, standard_error
-from bertcnn.training.depth_search import DepthSearch, Scored, at, median_text
+from bertcnn.training.depth_search import DepthSearch, Scored, median_text
+from bertcnn.training.layer_states import at
 from bertcnn.training.stage import Stage, TextSet, collate_pieces, collate_states, run_stage
 
 
@@ -58,7 +59,7 @@ class SharedPieces:
                 np.append(row[: most - ending], row[len(row) - ending :]) if len(row) > most else row
                 for row in (pieces[i] for i in range(len(pieces)))
             ]
-            pieces = Pieces(np.concatenate(kept), np.cumsum([0, *map(len, kept)]))
+            pieces = Pieces.of(kept)
         return cls(pieces, rows, cut_texts)
 
 
@@ -118,12 +119,12 @@ class TrainingRun:
             states = self._head_states or self.encode(self.model)
             before = self._stage("head", training.head_epochs, states, resume=self.resume or self._head_is_trained)
         if method != "frozen":
-            kept = {name: weight.to("cpu", copy=True) for name, weight in self.model.state_dict().items()}
+            kept = {} if before is None else {k: v.to("cpu", copy=True) for k, v in self.model.state_dict().items()}
             after = self._stage("finetune", training.epochs, None, resume=self.resume)
-            if before is not None and after < before - self._doubt(before):
+            if before is not None and self._is_worse(after, before):
                 self.model.load_state_dict(kept)
                 self.warnings.append(
-                    f"finetune was no better on dev than the head alone ({abs(after):.3f}, {abs(before):.3f}), whose "
+                    f"finetune was no better on dev than the head alone ({after:.3f}, {before:.3f}), whose "
                     "weights were kept. Try a lower --encoder-learning-rate or more --epochs, or --method frozen."
                 )
 
@@ -142,7 +143,7 @@ class TrainingRun:
         epochs = self.settings.training.head_epochs
         log, warnings = self._fit(model, self.folder / name, "head", epochs, states, resume=self.resume)
         seconds = [entry["seconds"] for entry in log if "seconds" in entry]
-        return Scored(abs(self._score(log)), seconds[-1], warnings)
+        return Scored(self._score(log), seconds[-1], warnings)
 
     def encode(self, model: BertCNN) -> States:
         """Encode the texts of all splits, or find their states in the cache."""
@@ -161,23 +162,9 @@ class TrainingRun:
     def _choose_depth(self) -> None:
         """Search the depth, or read what was found before the run was killed, and go on at it."""
         note, is_main = self.folder / "depth.json", PartialState().is_main_process
-        pieces = self.shared.pieces
-        text = median_text(self._texts, pieces.lengths[self.shared.rows["train"]])
-        both = [(self.shared.rows[part], self.truths[part]) for part in ("train", "dev")]
-        rows, truth = (np.concatenate(one) for one in zip(*both, strict=True))
-        search = DepthSearch(
-            self,
-            self.settings,
-            self.tokenizer,
-            pieces=pieces,
-            learned=(rows, truth),
-            dev_texts=len(self.shared.rows["dev"]),
-            text=text,
-            console=self.console,
-        )
-        was_found = self.resume and note.is_file()
-        curve = DepthCurve.read(note) if was_found else search.run(self.model.config)
-        if is_main and not was_found:
+        search = None if self.resume and note.is_file() else self._search()
+        curve = DepthCurve.read(note) if search is None else search.run()
+        if is_main and search is not None:
             curve.write(note)
         self.console.print(f"  {curve.why}", highlight=False, soft_wrap=True)
         self.depth_curve, chosen = curve, curve.chosen
@@ -186,13 +173,28 @@ class TrainingRun:
         if self.settings.training.method == "finetune":
             return
         self.warnings += curve.warnings
-        self._head_states = None if was_found else search.states(self.model)
+        self._head_states = None if search is None else search.states.of(self.model)
         # Of several processes only the first has the head's weights; they train it again, to the same ones.
         if PartialState().num_processes == 1:
             self._head_is_trained = _move(self.folder / chosen.name, self.folder / "head")
 
+    def _search(self) -> DepthSearch:
+        shared, parts = self.shared, ("train", "dev")
+        rows, truth = (np.concatenate([one[part] for part in parts]) for one in (shared.rows, self.truths))
+        return DepthSearch(
+            self,
+            self.settings,
+            self.tokenizer,
+            whole=self.model.config,
+            pieces=shared.pieces,
+            learned=(rows, truth),
+            dev_texts=len(shared.rows["dev"]),
+            text=median_text(self._texts, shared.pieces.lengths[shared.rows["train"]]),
+            console=self.console,
+        )
+
     def _stage(self, name: str, epochs: int, states: States | None, *, resume: bool) -> float:
-        """Train one stage; return the dev score of the epoch that was kept, greater being better."""
+        """Train one stage; return the dev score of the epoch that was kept."""
         log, warnings = self._fit(self.model, self.folder / name, name, epochs, states, resume=resume)
         self.history += [{"stage": name, **entry} for entry in log]
         self.warnings += warnings
@@ -217,15 +219,14 @@ class TrainingRun:
         return log, watchdog.warnings
 
     def _score(self, log: Sequence[dict[str, float]]) -> float:
-        sign = -1.0 if self.metric == "log_loss" else 1.0
-        scores = [sign * entry[f"eval_{self.metric}"] for entry in log if f"eval_{self.metric}" in entry]
-        return max(scores) if self.settings.training.patience else scores[-1]
+        scores = [entry[f"eval_{self.metric}"] for entry in log if f"eval_{self.metric}" in entry]
+        best = max(scores, key=lambda score: goodness(self.metric, score))
+        return best if self.settings.training.patience else scores[-1]
 
-    def _doubt(self, score: float) -> float:
-        """Return by how much a dev score may be worse than another before it is taken for worse."""
-        if self.metric == "log_loss":
-            return 0.0
-        return standard_error(score, texts=len(self.shared.rows["dev"]))
+    def _is_worse(self, score: float, other: float) -> bool:
+        """Return whether a dev score is worse than another by more than can be doubted."""
+        doubt = 0.0 if self.metric == "log_loss" else standard_error(other, texts=len(self.shared.rows["dev"]))
+        return goodness(self.metric, score) < goodness(self.metric, other) - doubt
 
 
 def _move(source: Path, target: Path) -> bool:

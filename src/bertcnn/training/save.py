@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from bertcnn.errors import DISK_FULL, ModelError, TrainingError
+from bertcnn.files import beside
 from bertcnn.inference.export import export_onnx
 from bertcnn.inference.golden import write_golden
 from bertcnn.inference.metrics import Evaluation
@@ -18,7 +19,6 @@ from bertcnn.network.encoder import quiet_transformers
 from bertcnn.network.folder import WEIGHTS
 from bertcnn.settings import write_settings
 from bertcnn.text.dataset import fingerprint_of
-from bertcnn.text.write_table import beside
 from bertcnn.training.depth import DepthCurve
 from bertcnn.training.estimator import BertCNNClassifier
 from bertcnn.training.output import check_output
@@ -122,10 +122,12 @@ def _write_graphs(trained: Trained, folder: Path, curve: DepthCurve) -> None:
     try:
         export_onnx(folder, int8=curve.chosen.backend == "onnx-int8", dev=trained.proof)
     except ModelError as error:
-        trained.warnings.append(
+        said = (
             f"the budget of {curve.budget_ms:g} ms was to be kept by {curve.chosen.backend}, but: {error} "
             "The model is slower than was asked for."
         )
+        if said not in trained.warnings:  # a model may be saved twice
+            trained.warnings.append(said)
         if curve.chosen.backend == "onnx-int8":
             with suppress(ModelError):
                 export_onnx(folder, dev=trained.proof)  # the next best

@@ -26,15 +26,15 @@ from transformers.utils import is_torch_bf16_gpu_available
 
 from bertcnn.arrays import Ints
 from bertcnn.errors import SettingsError, TrainingError
+from bertcnn.files import write_whole
 from bertcnn.inference.calibration import fit_thresholds, probabilities_of
-from bertcnn.inference.metrics import SCORES, Truth, decide
+from bertcnn.inference.metrics import LOWER_IS_BETTER, SCORES, Truth, decide
 from bertcnn.network.encoder import layer_of_parameters, quiet_transformers
 from bertcnn.network.model import BertCNN, Head, batch_tensors
 from bertcnn.network.states import States
 from bertcnn.network.vectors import WordVectors
 from bertcnn.settings import TrainingSettings
 from bertcnn.text.tokens import Pieces, Windowing, make_batch, segments
-from bertcnn.text.write_table import write_whole
 from bertcnn.training.callbacks import NOT_FINITE, Interruption
 
 Item = dict[str, Any]
@@ -84,9 +84,8 @@ def collate_pieces(windowing: Windowing, pad_id: int) -> Callable[[Sequence[Item
     """Return what pads pieces to a batch for the whole model, long texts in windows."""
 
     def collate(items: Sequence[Item]) -> dict[str, Tensor]:
-        lengths = [len(item["input_ids"]) for item in items]
-        pieces = Pieces(np.concatenate([item["input_ids"] for item in items]), np.cumsum([0, *lengths]))
-        parts = [part for i, n in enumerate(lengths) for part in segments(i, n, windowing, reach=0)]
+        pieces = Pieces.of([item["input_ids"] for item in items])
+        parts = [part for i, n in enumerate(pieces.lengths.tolist()) for part in segments(i, n, windowing, reach=0)]
         batch = make_batch(pieces, parts, pad_id=pad_id)
         input_ids, attention_mask, source, source_mask = batch_tensors(batch)
         # Labels first: Trainer counts the texts of a batch by the first tensor.
@@ -200,7 +199,7 @@ def _arguments(stage: Stage, settings: TrainingSettings) -> TrainingArguments:
         load_best_model_at_end=settings.patience > 0,
         restore_callback_states_from_checkpoint=True,  # how many epochs were no better
         metric_for_best_model=stage.metric,
-        greater_is_better=stage.metric != "log_loss",
+        greater_is_better=stage.metric not in LOWER_IS_BETTER,
         logging_nan_inf_filter=False,  # else the watchdog is told of an earlier loss
         logging_steps=max(1, len(stage.train) // texts_a_step // LOGS_AN_EPOCH),
         report_to=[name for name in settings.report_to if name != "none"] or "none",

@@ -23,6 +23,7 @@ from transformers import set_seed
 
 from bertcnn.arrays import Floats32
 from bertcnn.errors import DataError, SettingsError, TrainingError
+from bertcnn.files import write_whole
 from bertcnn.inference.calibration import fit_temperature, fit_thresholds, probabilities_of
 from bertcnn.inference.metrics import Evaluation, Truth, chance, decide, evaluate
 from bertcnn.inference.predictor import Predictor
@@ -31,7 +32,6 @@ from bertcnn.settings import Settings, TrainingSettings, batch_for
 from bertcnn.text.dataset import Examples, Splits, fingerprint_of
 from bertcnn.text.labels import Labels
 from bertcnn.text.tokens import PieceTokenizer
-from bertcnn.text.write_table import write_whole
 from bertcnn.training.build import build_model
 from bertcnn.training.contrast import contrasts
 from bertcnn.training.depth import DepthCurve
@@ -172,9 +172,10 @@ def train(
             )
             run.train()
         except (OSError, SafetensorError) as error:
+            then = "go on with --resume" if checkpoints is not None else "train again"
             raise TrainingError(
                 f"Training stopped: {error}. Free some space if the disk of {checkpoints or scratch} is full, or mend "
-                "what is said, and go on with --resume."
+                f"what is said, and {then}."
             ) from error
     return _calibrated(run, splits, truths, started)
 

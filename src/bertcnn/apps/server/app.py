@@ -78,7 +78,6 @@ def create_app(settings: ServerSettings, *, pages: Sequence[Page] = ()) -> FastA
         redirect_slashes=False,  # it would lead to wherever the header Host says
     )  # fmt: skip
     app.state.service = service
-    app.state.settings = settings
     app.state.hosts = []  # of further models, which pages show
     app.state.streams = set()  # answers without an end, which whoever stops the server must cancel
     _answer_faults(app)
@@ -197,7 +196,7 @@ def _add_operation(app: FastAPI, service: Service) -> None:
         model = await asyncio.shield(service.reload(app.state.hosts))  # it is done, whether or not its client waits
         log.info("reloaded", extra={"fields": {"model": model.name, "version": model.version, **_how(service)}})
         if service.settings.workers > 1:
-            os.kill(os.getppid(), signal.SIGHUP)  # who tells the other processes
+            os.kill(os.getppid(), signal.SIGHUP)  # who tells all processes, this one too: it loads once more
         return JSONResponse(model.to_dict())
 
     @app.head("/healthz", include_in_schema=False)  # as load balancers ask
@@ -290,7 +289,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             [(form, "validation") for form in _BODIES], ref_template="#/components/schemas/{model}"
         )
         schema["components"].setdefault("schemas", {}).update(made["$defs"])
-        if app.state.settings.api_key is not None:
+        if app.state.service.settings.api_key is not None:
             schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             schema["security"] = [{"key": []}]
         app.openapi_schema = schema

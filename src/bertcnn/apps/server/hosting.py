@@ -15,7 +15,7 @@ from bertcnn.errors import BertCNNError, ModelError
 from bertcnn.inference.backend import Backend, Pooled, WrappedBackend
 from bertcnn.inference.explaining.leave_one_out import MOST_WORDS
 from bertcnn.inference.predictor import Predictor
-from bertcnn.network.folder import read_config
+from bertcnn.network.folder import MADE_OF, read_config
 from bertcnn.text.tokens import Batch
 
 AUDIT_TOKENS = 500
@@ -196,7 +196,7 @@ def load_hosted(settings: ServerSettings, *, pause: Callable[[], None]) -> Hoste
             _ = predictor.backend.filters
         if not np.isfinite(predictor.logits(["", "Is it fit to serve?"])).all():
             raise ModelError(f"The model in {folder} gives no numbers. Train again.")
-        sha = str(read_config(folder).get("weights_sha256") or "unknown")
+        sha = str(read_config(folder).get(MADE_OF) or "unknown")
     except BertCNNError:
         raise
     except Exception as error:  # a folder that is broken in a way nobody thought of

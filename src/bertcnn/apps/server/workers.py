@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from math import ceil
+from traceback import walk_tb
 from typing import Any
 
 import uvicorn
@@ -30,8 +31,7 @@ from bertcnn.apps.server.limits import ServerSettings
 from bertcnn.apps.server.metrics import SHARED
 from bertcnn.apps.server.middleware import log
 from bertcnn.errors import ModelError, SettingsError
-from bertcnn.inference.onnx.backend import threads
-from bertcnn.inference.predictor import has_gpu
+from bertcnn.inference.machine import has_gpu, threads
 from bertcnn.network.folder import check_folder
 
 BACKLOG = 2048
@@ -56,17 +56,9 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info and record.exc_info[0] is not None:
             fields["exception"] = record.exc_info[0].__name__
-            fields["where"] = _frames(record.exc_info[2])
+            trace = walk_tb(record.exc_info[2])
+            fields["where"] = [f"{at.f_code.co_filename}:{line} {at.f_code.co_name}" for at, line in trace]
         return json.dumps(fields)
-
-
-def _frames(trace: Any) -> list[str]:
-    found = []
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        found.append(f"{code.co_filename}:{trace.tb_lineno} {code.co_name}")
-        trace = trace.tb_next
-    return found
 
 
 class NoTraceOfStart(logging.Filter):
@@ -186,7 +178,8 @@ def share_cores(settings: ServerSettings) -> int:
     ``OMP_NUM_THREADS`` says how many cores a process may use.
     """
     each = threads() if "OMP_NUM_THREADS" in os.environ else max(1, threads() // settings.workers)
-    on_gpu = settings.device not in {None, "cpu"} or (settings.device is None and has_gpu())
+    is_graph = settings.backend not in {"auto", "torch"}  # which runs on the CPU
+    on_gpu = not is_graph and (settings.device not in {None, "cpu"} or (settings.device is None and has_gpu()))
     lanes = settings.lanes or (1 if on_gpu else each)
     os.environ.setdefault("RAYON_NUM_THREADS", str(each))  # of tokenizers
     os.environ["OMP_NUM_THREADS"] = str(max(1, each // lanes))  # of torch, and of our ONNX sessions

@@ -4,7 +4,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bertcnn.inference.explaining.page import fragment, sure, template
+from bertcnn.inference.explaining.page import fragment
+from bertcnn.inference.templating import sure, template
 from bertcnn.text.cells import without_surrogates
 
 Form = dict[str, Any]

@@ -40,8 +40,6 @@ ROWS_LOOKED_AT = 100
 USUAL = ("text", "review", "sentence", "comment", "content", "message", "question", "body")
 """Names of columns with texts."""
 
-_RAGGED = re.compile(r"has (\d+) columns, but (.*)\. Quote texts")
-
 _FORMULA = re.compile(r"[=+\-@\t\r](?!\d[\d.,]*$)")
 """What spreadsheets take for the beginning of a formula; a number is none."""
 
@@ -108,8 +106,8 @@ def read_upload(path: Path) -> UploadedTable:
     try:
         some = list(islice(read_rows(path, encoding=encoding, delimiter=delimiter), MOST_ROWS + 1))
     except BertCNNError as error:
-        said = str(error).replace(str(path), path.name)
-        raise DataError(_in_page_words(said, path.name, delimiter or "tab")) from error
+        said = error.said if isinstance(error, DataError) else str(error)
+        raise DataError(said.replace(str(path), path.name)) from error
     if len(some) > MOST_ROWS:
         raise DataError(f"{path.name} has more than {MOST_ROWS:,} rows. Divide it into several files.")
     columns = list(dict.fromkeys(name for row in some for name in row))  # in jsonl each row names its own
@@ -130,16 +128,6 @@ def _encoding(path: Path) -> str:
                 data.decode(encoding)
                 return encoding
     raise DataError(f"{path.name} is not a text file, or it is damaged. Save your table as csv, in UTF-8.")
-
-
-def _in_page_words(said: str, name: str, delimiter: str) -> str:
-    """Return what is wrong with a file without the advice that only the command line can follow."""
-    if found := _RAGGED.search(said):
-        return (
-            f"{name}: rows have different numbers of columns: {found[1]} in the first line, but {found[2]}. "
-            f"Put texts in quotes that hold what stands between the columns ({delimiter})."
-        )
-    return " ".join(one for one in re.split(r"(?<=\.) (?=[A-Z])", said) if "--" not in one)
 
 
 def _delimiter(path: Path, encoding: str) -> str:
@@ -188,7 +176,7 @@ async def classify_file(service: Service, path: Path, column: str, *, folder: Pa
     answers = answer_bars(Counter(row["prediction"] for row in done), heading=_took(len(done), perf_counter() - begun))
     answers += draw("note", text=_QUOTED.format(changed)) if changed else ""
     page = place / f"{path.stem}.insights.html"
-    texts = [as_text(row[column]) for row in done]
+    texts = [as_text(row.get(column)) for row in done]
     async with aclosing(_insights(service, texts, page, title=path.name)) as steps:
         async for read in steps:
             yield State(answers + draw("looking", done=read, total=len(done)), file=output, is_working=True)
@@ -287,12 +275,12 @@ async def classified(service: Service, table: UploadedTable, column: str) -> Asy
 
 
 def _texts(table: UploadedTable, column: str, longest: int) -> list[str]:
+    if column not in table.columns:
+        raise DataError(f"The file has no column {column!r}. Choose another.")
     found = []
     for number, row in enumerate(table.rows, start=1):
-        if column not in row:
-            raise DataError(f"Row {number} has no column {column!r}. Choose another, or complete the file.")
         try:
-            text = as_text(row[column])
+            text = as_text(row.get(column))
         except DataError as error:
             raise DataError(f"Row {number}: {error}") from error
         if len(text) > longest:
@@ -302,12 +290,12 @@ def _texts(table: UploadedTable, column: str, longest: int) -> list[str]:
 
 
 async def _predict(service: Service, texts: list[str]) -> list[dict[str, Any]]:
-    for _ in range(PATIENCE):
+    asked = 0
+    while True:
         try:
-            forms, _model = await service.predict(texts, route=ROOT)
+            return (await service.predict(texts, route=ROOT))[0]
         except Busy as busy:  # a file can wait; those who ask for one text go first
+            asked += 1
+            if asked > PATIENCE:
+                raise
             await asyncio.sleep(busy.retry_after)
-        else:
-            return forms
-    forms, _model = await service.predict(texts, route=ROOT)
-    return forms

@@ -96,8 +96,7 @@ def _responses(
     by_row: list[list[int]] = [[] for _ in rows]
     for place, (row, _) in enumerate(wanted):
         by_row[row].append(place)
-    starts = np.cumsum([0, *map(len, rows)])
-    pieces = Pieces(np.array([piece for row in rows for piece in row], dtype=np.int64), starts)
+    pieces = Pieces.of([np.array(row, dtype=np.int64) for row in rows])
     for batch in backend.batches(pieces, pad_id=tokenizer.pad_id, whole=True):
         states = backend.states(batch)
         for row, mask, own in zip(batch.texts.tolist(), batch.source_mask, states, strict=True):

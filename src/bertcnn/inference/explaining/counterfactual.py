@@ -81,7 +81,7 @@ def window_scores(backend: Backend, tokenizer: PieceTokenizer, texts: Sequence[I
         For each text float32 ``(T, M)``: the window of filter m that begins at piece t, or 0 where
         none fits.
     """
-    pieces = Pieces(np.concatenate([np.zeros(0, dtype=np.int64), *texts]), np.cumsum([0, *map(len, texts)]))
+    pieces = Pieces.of(texts)
     spec, (weight, bias) = backend.spec, backend.filters
     tables = [np.zeros((len(ids), len(bias)), dtype=np.float32) for ids in texts]
     for batch in backend.batches(pieces, pad_id=tokenizer.pad_id):

@@ -145,18 +145,6 @@ class Counterfactual:
     prediction: Prediction | None = None
     holds: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {
-            "phrases": [{"start": one.start, "end": one.end, "text": one.text} for one in self.phrases],
-            "is_smallest": self.is_smallest,
-            "logits": list(self.logits),
-            "label": self.label,
-            "text": self.text,
-            "prediction": None if self.prediction is None else self.prediction.to_dict(),
-            "holds": self.holds,
-        }
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -343,7 +331,15 @@ class Explanation:
         }
 
     def _without(self, found: Counterfactual) -> dict[str, Any]:
-        return {**found.to_dict(), "logits": self._named(found.logits)}
+        return {
+            "phrases": [{"start": one.start, "end": one.end, "text": one.text} for one in found.phrases],
+            "is_smallest": found.is_smallest,
+            "logits": self._named(found.logits),
+            "label": found.label,
+            "text": found.text,
+            "prediction": None if found.prediction is None else found.prediction.to_dict(),
+            "holds": found.holds,
+        }
 
     def _phrase(self, one: Phrase) -> dict[str, Any]:
         form: dict[str, Any] = {"start": one.start, "end": one.end, "text": one.text, "shares": self._named(one.shares)}

@@ -5,9 +5,9 @@ later, too. What users wrote is escaped by the template engine, never by hand.
 """
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
+from bertcnn.inference.templating import template
 from bertcnn.text.cells import without_surrogates
 
 SHOWN_PHRASES = 10
@@ -43,56 +43,6 @@ def explanation_page(forms: Sequence[Form], *, title: str) -> str:
     """
     views = [view(form) for form in forms]
     return str(template("page.html.j2").render(views=views, title=without_surrogates(title)))
-
-
-@cache
-def template(name: str, package: str = "bertcnn.inference") -> Any:
-    """Return a template of a package, which escapes what it is given."""
-    import jinja2  # here: who only predicts draws nothing
-
-    engine = jinja2.Environment(
-        loader=jinja2.PackageLoader(package),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    engine.filters["signed"] = signed
-    engine.filters["sure"] = sure
-    engine.filters["percent"] = percent
-    return engine.get_template(name)
-
-
-def sure(probability: float) -> str:
-    """Return a probability in percent; never as if nothing else were possible, which no model can say.
-
-    >>> sure(0.8294), sure(0.99996), sure(0.0)
-    ('82.9 %', 'over 99.9 %', 'under 0.1 %')
-    """
-    if probability >= 0.9995:
-        return "over 99.9 %"
-    return f"{100 * probability:.1f} %" if probability >= 0.0005 else "under 0.1 %"
-
-
-def signed(value: float) -> str:
-    """Return a number with its sign, a true minus; plain 0 where it rounds to that.
-
-    >>> signed(-0.5), signed(0.001)
-    ('\u22120.50', '0.00')
-    """
-    rounded = round(value, 2)
-    if rounded == 0:
-        return "0.00"
-    return f"{'+' if rounded > 0 else chr(0x2212)}{abs(rounded):.2f}"
-
-
-def percent(share: float) -> str:
-    """Return a share in percent.
-
-    >>> percent(0.829)
-    '83 %'
-    """
-    return f"{100 * share:.0f} %"
 
 
 def view(form: Form, shown_phrases: int = SHOWN_PHRASES) -> Form:
@@ -151,15 +101,16 @@ def marks(form: Form) -> list[Form]:
     words = [(word, share) for word, share in zip(form["words"], shares, strict=True) if word["end"] > word["start"]]
     kept = _kept(text, words)
     found: list[Form] = []
+    at = 0
     for low, high in kept:
-        at = low
+        gap, at = low > at, max(low, at)  # the stretch before may have ended with a word that reaches into this one
         for word, share in words:
-            if word["end"] <= low or word["start"] >= high or abs(share) < FAINT * greatest:
+            if word["end"] <= at or word["start"] >= high or abs(share) < FAINT * greatest:
                 continue
-            found.append(_stretch(text[at : word["start"]], gap=at == low and low > 0))
+            found.append(_stretch(text[at : word["start"]], gap=gap))
             found.append(_stretch(text[word["start"] : word["end"]], share, share / greatest))
-            at = word["end"]
-        found.append(_stretch(text[at : max(high, at)], gap=at == low and low > 0))
+            gap, at = False, word["end"]
+        found.append(_stretch(text[at : max(high, at)], gap=gap))
     if kept and kept[-1][1] < len(text):
         found.append(_stretch("", gap=True))
     return [one for one in found if one["text"] or one["gap"]]

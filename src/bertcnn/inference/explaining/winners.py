@@ -65,7 +65,7 @@ class Winners:
     @cached_property
     def widths(self) -> Ints:
         """Pieces that each filter sees, int64 ``(M,)``."""
-        return np.repeat(np.array(self.kernel_sizes, dtype=np.int64), len(self.features) // len(self.kernel_sizes))
+        return widths_of(self.kernel_sizes, len(self.features))
 
     @cached_property
     def _phrases(self) -> tuple[tuple[Span, ...], Ints, Ints]:
@@ -163,6 +163,15 @@ class Winners:
         return tuple(name for name, keep in zip(names, used, strict=True) if keep), table[used]
 
 
+def widths_of(kernel_sizes: tuple[int, ...], features: int) -> Ints:
+    """Return the pieces that each filter sees, int64 ``(features,)``.
+
+    >>> widths_of((1, 2), 4).tolist()
+    [1, 1, 2, 2]
+    """
+    return np.repeat(np.array(kernel_sizes, dtype=np.int64), features // len(kernel_sizes))
+
+
 @cache
 def places_of(kernel_sizes: tuple[int, ...], features: int) -> tuple[Ints, Ints]:
     """Return for each row of the filters' weights its feature and its place in the window.
@@ -249,7 +258,7 @@ def winners_of(
         special: Special pieces at the start and at the end.
         parts: What each place of each window gave, :func:`parts_of`; None: not needed.
     """
-    widths = np.repeat(np.array(kernel_sizes, dtype=np.int64), len(features) // len(kernel_sizes))
+    widths = widths_of(kernel_sizes, len(features))
     found = (features > 0) & (positions >= 0)
     keys = positions[found] * (max(kernel_sizes) + 1) + widths[found]
     distinct, window = np.unique(keys, return_inverse=True)
@@ -264,9 +273,8 @@ def winners_of(
 def _whole(parts: Floats64, features: Floats64, kernel_sizes: tuple[int, ...]) -> Floats64:
     """Add what the places of a window lack to its feature, the bias and some rounding, evenly to them."""
     feature_of, _ = places_of(kernel_sizes, len(features))
-    widths = np.bincount(feature_of)
     lacking = features - np.bincount(feature_of, weights=parts)
-    return parts + (lacking / widths)[feature_of]
+    return parts + (lacking / widths_of(kernel_sizes, len(features)))[feature_of]
 
 
 def words_of(text: str) -> tuple[Span, ...]:

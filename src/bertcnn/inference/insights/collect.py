@@ -30,7 +30,7 @@ from bertcnn.inference.insights.mistakes import can_find_mistakes, can_judge, pr
 from bertcnn.inference.insights.phrases import Family, Found, PhraseTable, names_of
 from bertcnn.inference.insights.result import DoubtfulText, Driver, Example, Group, Insights, LabelInsights, Listing
 from bertcnn.inference.metrics import confidence, decide
-from bertcnn.text.labels import Label, names_in
+from bertcnn.text.labels import Label, Labels, names_in
 from bertcnn.text.tokens import check_texts, one_by_one
 
 TEXTS_AT_ONCE = 1024
@@ -137,6 +137,7 @@ class _Reading:
 
     def __init__(self, predictor: Reader, shelf: _Shelf) -> None:
         self.predictor, self.shelf, self.spec = predictor, shelf, predictor.backend.spec
+        self.labels = Labels(self.spec.labels, self.spec.is_multi_label)
         self.weight = predictor.backend.classifier[0].astype(np.float64)
         self.phrases = PhraseTable(len(self.spec.labels))
         self.filters = FilterTally(predictor.backend)
@@ -200,16 +201,19 @@ class _Reading:
         truth = np.zeros((len(labels), len(self.spec.labels)), dtype=bool)
         is_labelled = np.zeros(len(labels), dtype=bool)
         for row, label in enumerate(labels):
-            names = () if label is None else names_in(label)
-            fits = self.spec.is_multi_label or len(names) == 1
-            if label is None or not fits or not set(names) <= set(self.spec.labels):
-                self.unknown.update({"|".join(names): 1} if label is not None else {})
+            if label is None:
                 continue
-            truth[row, [self.spec.labels.index(name) for name in names]] = True
+            names = names_in(label)
+            ids = [i for name in names if (i := self.labels.id_of(name)) is not None]
+            if len(ids) < len(names) or (len(ids) != 1 and not self.spec.is_multi_label):
+                self.unknown["|".join(names)] += 1
+                continue
+            truth[row, ids] = True
             is_labelled[row] = True
+        is_first = len(self.truth) == 1
         self.truth.append(truth)
         self.is_labelled.append(is_labelled)
-        if len(self.truth) == 2 and self.unknown and not is_labelled.any():
+        if is_first and self.unknown and not is_labelled.any():
             given = ", ".join(repr(name) for name, _ in self.unknown.most_common(5))
             known = ", ".join(map(repr, self.spec.labels[:20]))
             raise DataError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from bertcnn.arrays import Floats64, Ints
 from bertcnn.inference.backend import Backend
-from bertcnn.inference.explaining.winners import Span, Winners
+from bertcnn.inference.explaining.winners import Span, Winners, widths_of
 
 MOST_NGRAMS = 10
 
@@ -85,9 +85,8 @@ class FilterTally:
     def __init__(self, backend: Backend) -> None:
         weight = backend.classifier[0].astype(np.float64)
         self.weight = weight if backend.spec.is_multi_label else weight - weight.mean(axis=0)
-        sizes = backend.spec.kernel_sizes
         count = weight.shape[1]
-        self.widths = np.repeat(np.array(sizes, dtype=np.int64), count // len(sizes))
+        self.widths = widths_of(backend.spec.kernel_sizes, count)
         self.texts = 0
         self._fires = np.zeros(count, dtype=np.int64)
         self._sums = np.zeros(count)

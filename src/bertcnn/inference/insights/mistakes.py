@@ -34,10 +34,10 @@ def can_judge(truth: Truth, answers: Truth) -> bool:
     """
     if not truth.size:
         return False
-    agreed = float((truth == answers).mean())
+    agreed = int((truth == answers).sum())
     shares = np.atleast_2d(truth.mean(axis=0)) if truth.ndim == 2 else np.bincount(truth) / len(truth)
     commonest = float(np.maximum(shares, 1 - shares).mean()) if truth.ndim == 2 else float(shares.max())
-    return agreed > 1 / 2 and wilson(agreed, truth.size)[0] > commonest
+    return agreed > truth.size / 2 and wilson(agreed, truth.size)[0] > commonest
 
 
 def probable_mistakes(truth: Truth, probabilities: Floats) -> list[int]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bertcnn.errors import DataError
-from bertcnn.inference.explaining.page import template
 from bertcnn.inference.insights.mistakes import NEEDS_CLEANLAB, can_find_mistakes
 from bertcnn.inference.insights.result import DoubtfulText, Insights, LabelInsights
+from bertcnn.inference.templating import template
 from bertcnn.text.cells import without_surrogates
 from bertcnn.text.read_table import Row
 from bertcnn.text.write_table import write_rows

@@ -3,7 +3,6 @@
 ``bertcnn export`` writes the graphs (:mod:`bertcnn.inference.export`).
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from bertcnn.arrays import Floats32
 from bertcnn.errors import ModelError, reason
 from bertcnn.inference.backend import NO_FILTERS, Backend, Pooled, Spec
+from bertcnn.inference.machine import has_vnni, threads
 from bertcnn.network.folder import MADE_OF, WEIGHTS, read_config
 from bertcnn.text.tokens import Batch
 
@@ -116,20 +116,3 @@ def open_session(graph: Path) -> Any:
         )
     except Exception as error:  # its errors have no common class
         raise ModelError(f"{graph} cannot be read by ONNX Runtime: {reason(error)} Export again.") from error
-
-
-def has_vnni() -> bool:
-    """Return whether the processor is known to have 8-bit products of its own, which are exact."""
-    try:
-        return "vnni" in Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:  # another system than Linux
-        return False
-
-
-def threads() -> int:
-    """Return how many threads to compute with: ``OMP_NUM_THREADS``, which torch heeds too, else the cores."""
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    if told.isdigit() and int(told):
-        return int(told)
-    usable = getattr(os, "sched_getaffinity", None)
-    return len(usable(0)) if usable else os.cpu_count() or 1

@@ -14,7 +14,8 @@ import numpy as np
 
 from bertcnn.arrays import Floats32
 from bertcnn.errors import ModelError
-from bertcnn.inference.onnx.backend import feed, threads
+from bertcnn.inference.machine import threads
+from bertcnn.inference.onnx.backend import feed
 from bertcnn.text.tokens import Batch
 
 OUTLYING = 4.0

@@ -1,0 +1,27 @@
+"""What the machine has to compute with, told without loading what computes."""
+
+import os
+from pathlib import Path
+from shutil import which
+
+
+def has_vnni() -> bool:
+    """Return whether the processor is known to have 8-bit products of its own, which are exact."""
+    try:
+        return "vnni" in Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:  # another system than Linux
+        return False
+
+
+def threads() -> int:
+    """Return how many threads to compute with: ``OMP_NUM_THREADS``, which torch heeds too, else the cores."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if told.isdigit() and int(told):
+        return int(told)
+    usable = getattr(os, "sched_getaffinity", None)
+    return len(usable(0)) if usable else os.cpu_count() or 1
+
+
+def has_gpu() -> bool:
+    """Return whether an NVIDIA GPU seems to be here, without loading torch to ask it."""
+    return Path("/proc/driver/nvidia").exists() or which("nvidia-smi") is not None  # Windows and WSL have the latter
