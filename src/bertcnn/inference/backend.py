@@ -80,7 +80,7 @@ class Pooled(NamedTuple):
         batch: Its texts, or segments of long ones.
         features: ``(B, M)``, each >= 0.
         positions: The first piece of each feature's window in its row, ``(B, M)``; -1 where there is none.
-        states: What it read, ``(B, T, D)``, where they were asked for; behind the end of a row, anything.
+        states: What it read, ``(B, T, S)``, where they were asked for; behind the end of a row, anything.
     """
 
     batch: Batch
@@ -140,7 +140,7 @@ class Backend(ABC):
         """Yield what is found in each batch, in one run of the network each."""
 
     def states(self, batch: Batch) -> Floats32:
-        """Return what the convolution reads of a batch, ``(B, T, D)``; where a row is shorter, anything."""
+        """Return what the convolution reads of a batch, ``(B, T, S)``; where a row is shorter, anything."""
         (found,) = self.run([batch], with_states=True)
         assert found.states is not None, "they were asked for"
         return found.states

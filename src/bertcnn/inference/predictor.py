@@ -53,7 +53,7 @@ class Predictor:
     ``stream(texts)``    the same, for any number of texts, as they come
     ``explain(texts)``   one :class:`~bertcnn.inference.explaining.explanation.Explanation` a text
     ``logits(texts)``    float ``(N, K)``
-    ``embed(texts)``     contextual states ``(B, T, D)`` and a mask; torch only
+    ``embed(texts)``     contextual states ``(B, T, S)`` and a mask; torch only
     ===================  ==================================================
 
     Args:
@@ -297,7 +297,9 @@ class Predictor:
         return Labels(tuple(self.label_names), self.is_multi_label)
 
     def embed(self, texts: Sequence[str]) -> "tuple[Tensor, Tensor]":
-        """Return the states the convolution reads, float32 ``(B, T, S)``, and a mask, bool ``(B, T)``.
+        """Return the states that the head reads, float32 ``(B, T, S)``, and a mask, bool ``(B, T)``.
+
+        Of a model that mixes its layers, all of them side by side, as they are before the mix.
 
         Raises:
             ModelError: The network is not run by torch.

@@ -70,7 +70,7 @@ class Pieces:
 
 
 NO_WINDOWS = 1 << 30
-"""Length of the windows of what reads texts of any length at once."""
+"""Window length that stands for none: such an encoder reads texts of any length at once."""
 
 
 @dataclass(frozen=True)

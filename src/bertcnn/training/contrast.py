@@ -150,7 +150,7 @@ def contrasts(examples: Examples, share: float, *, seed: int) -> Examples:
             f"negation_contrasts found no opinion word in {len(examples):,} training texts. Give more of them."
         )
     generator = Random(seed)  # noqa: S311  # no secret hangs on it
-    kinds = [(WORD_FRAMES, "w", words), (WORD_FRAMES, "w", words)]
+    kinds = [(WORD_FRAMES, "w", words)] * 2  # two pairs of words to each of a noun
     kinds += [(NOUN_FRAMES, "n", nouns)] if nouns else []
     texts: list[str] = []
     labels: list[str | tuple[str, ...]] = []

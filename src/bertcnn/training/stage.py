@@ -126,6 +126,8 @@ def run_stage(
 
     Raises:
         KeyboardInterrupt: Ctrl-C; a checkpoint was saved.
+        SettingsError: Gradient checkpointing is asked for, and the encoder has none.
+        TrainingError: A dev score is no number.
     """
     weights, note = stage.folder / "finished.safetensors", stage.folder / "finished.json"
     if resume and note.is_file():

@@ -31,13 +31,10 @@ FULL_ENOUGH = 8
 
 
 class Work(Protocol):
-    """What is to be done with texts. Texts whose work is equal are computed together."""
+    """What is to be done with texts. Texts whose work is equal, by model and options, are computed together."""
 
     def __call__(self, texts: list[str]) -> list[Any]:
         """Return an answer a text, in order."""
-
-    def __hash__(self) -> int:
-        """Work is compared by its model and options."""
 
 
 class _Abandoned(Exception):  # noqa: N818  # nobody waits any more

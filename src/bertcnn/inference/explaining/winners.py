@@ -192,7 +192,7 @@ def parts_of(states: Floats32, positions: Ints, weight: Floats32, kernel_sizes: 
     """Return what each place of each winning window gave to its response: kernel times state.
 
     Args:
-        states: What the convolution read, ``(B, T, D)``.
+        states: What the convolution read, ``(B, T, S)``.
         positions: First piece of each window in its row, ``(B, M)``; -1 where there is none.
         weight: Of the filters, ``(sum(kernel_sizes) * F, D)``.
         kernel_sizes: Window widths.

@@ -2,7 +2,7 @@
 
 The graph reads ``input_ids`` and ``attention_mask``, int64 ``(N, L)``, and gives ``logits (B, K)``,
 ``features (B, M)``, ``positions (B, M)``, the first piece of each feature's window, or -1, and the
-``states (B, T, D)`` that the convolution read.
+``states (B, T, S)`` that the convolution read.
 For texts longer than the encoder reads at once, ``source (B, T)`` and ``source_mask (B, T)`` say
 how the N windows make B rows (:class:`bertcnn.text.tokens.Batch`); without them, each window is a row.
 """
