@@ -1,5 +1,6 @@
 """Every input of the bad kind: refused with a clear message, or answered."""
 
+import gzip
 import json
 import re
 import resource
@@ -115,7 +116,14 @@ BAD_FILES: list[tuple[str, str, bytes | Callable[[Path], bytes], str]] = [
     ("deep JSON", "t.jsonl", b"[" * 100_000 + b"\n", "line 1 is not JSON"),
     ("a csv by the name of jsonl", "t.jsonl", b"text,label\n", "line 1 is not JSON"),
     ("a spreadsheet", "t.xlsx", b"PK", r"'\.xlsx', expected one of \.csv, \.tsv, .*\. Save it as csv \(UTF-8\)"),
-    ("a packed file", "t.csv.gz", b"\x1f\x8b", r"ends in '\.gz', expected one of .*\. Unpack it first\."),
+    ("a packed file", "t.csv.zip", b"PK", r"ends in '\.zip', expected one of .*\. Unpack it first\."),
+    ("a packed parquet", "t.parquet.gz", b"\x1f\x8b", r"ends in '\.parquet\.gz', expected one of .*Unpack it first\."),
+    ("a cut-off packed file", "t.csv.gz", gzip.compress(b"text,label\na,b\n" * 900)[:-12], r"Cannot read .*t\.csv\.gz"),
+    ("no packed file", "t.csv.gz", b"text,label\na,b\n", r"Cannot read .*t\.csv\.gz: Not a gzipped file"),
+    ("latin-1, packed", "t.csv.gz", gzip.compress(b"text,label\ncaf\xe9,a\n"), r"byte 0xe9 at offset 14 \(line 2\)"),
+    ("no header", "t.tsv", b"I liked it a lot\tgood\nNot I\tbad\n", r"if the file has no header, put a line with"),
+    ("a value beyond the header", "t.csv", b"text,label,\na,b,\nc,d,e\n", r"has 2 columns, but row 2 \(line 3\) has 3"),
+    ("an object for a label", "t.jsonl", b'{"text": "a", "label": {"is": "b"}}\n', r"row 1: The label is an object"),
     ("lines by the name of json", "t.json", b'{"text": "a"}\n{"text": "b"}\n', r"let it end in \.jsonl"),
     ("a cut-off json", "t.json", b'[{"text": "a"}', r"is not JSON .*cut off\?"),
     ("an object of json", "t.json", b'{"text": "a"}', "is a dict, expected an array of objects"),
@@ -516,6 +524,14 @@ def refused(outcome: Any, words: str) -> None:
     assert re.search(words, line), line
 
 
+def test_a_bad_row_at_the_end_is_told_before_anything_is_computed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = write(tmp_path, "bad.csv", b"text,id\n" + b"good,1\n" * 50 + b"so, so,2\n")
+    monkeypatch.setattr("bertcnn.apps.cli.load_predictor", lambda *_: pytest.fail("loaded"))
+    refused(call("predict", folder, bad, "--output", tmp_path / "out.csv"), r"row 51 \(line 52\) has 3")
+
+
 def test_subprocesses_refuse_in_one_line(folder: Path, tmp_path: Path) -> None:
     bad = write(tmp_path, "bad.csv", b"text,label\ncaf\xe9,a\n")
     refused(real("train", bad, "--output", tmp_path / "m"), "not utf-8")
@@ -666,7 +682,7 @@ def test_hard_texts_are_learned_and_counted(tiny: str, csv_file: Path, tmp_path:
     assert "texts with contradicting labels" in said
     duplicates = len(rows) - len({" ".join(row["text"].casefold().split()) for row in rows})
     assert f"{duplicates} duplicate texts" in said
-    assert "labels that differ in capitals alone: 'positive' and 'Positive'." in said
+    assert "labels that look alike: 'positive' and 'Positive'." in said
     assert "2 long texts were cut to 40 pieces in training" in said
     assert "look like lists" not in said
 

@@ -1,8 +1,11 @@
 import gc
+import gzip
+import io
 import json
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,7 @@ from bertcnn.text.dataset import (
     stratified_rows,
 )
 from bertcnn.text.labels import Labels
-from bertcnn.text.read_table import read_rows
+from bertcnn.text.read_table import ending_of, read_lines, read_rows
 from bertcnn.text.write_table import write_rows
 
 COLUMNS = DataSettings(text="review", label="sentiment")
@@ -262,6 +265,97 @@ def test_delimiters(tmp_path: Path, delimiter: str, given: str) -> None:
     file = tmp_path / "t.csv"
     file.write_text(f"text{delimiter}label\nso, so{delimiter}bad\n")
     assert list(read_rows(file, delimiter=given)) == [{"text": "so, so", "label": "bad"}]
+
+
+def test_what_spreadsheets_leave_behind_is_no_column(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("text,label,,\na,b,,\nc,d\n,e,,\n")
+    assert list(read_rows(file)) == [
+        {"text": "a", "label": "b"},
+        {"text": "c", "label": "d"},
+        {"text": "", "label": "e"},
+    ]
+    file.write_text(",text\n0,a\n")  # the index of a data frame
+    assert list(read_rows(file)) == [{"": "0", "text": "a"}]
+
+
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.jsonl.gz", "t.tsv.GZ", "t.ndjson", "t.txt.gz", "t.json.gz", "t.pq"])
+def test_endings_that_mean_the_same(tmp_path: Path, name: str) -> None:
+    rows = [{"text": "a good one"}, {"text": "caf\u00e9"}]
+    kind = ending_of(name)
+    plain = tmp_path / f"plain{kind}"
+    if kind == ".txt":
+        plain.write_text("".join(f"{row['text']}\n" for row in rows), "utf-8")
+    elif kind == ".json":
+        plain.write_text(json.dumps(rows), "utf-8")
+    else:
+        write_rows(plain, rows)
+    content = plain.read_bytes()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.lower().endswith("gz") else content)
+    assert list(read_rows(tmp_path / name)) == rows
+
+
+def test_quotes_of_a_tsv_that_close_nothing_are_signs(tmp_path: Path) -> None:
+    file = tmp_path / "t.tsv"
+    file.write_text('text\tlabel\n"I liked it\tgood\nNot "I"\tbad\n"Hm" she said\tbad\n')
+    assert [row["text"] for row in read_rows(file)] == ['"I liked it', 'Not "I"', '"Hm" she said']
+    file.write_text('text\tlabel\n"two\nlines"\tgood\n')
+    assert [row["text"] for row in read_rows(file)] == ["two\nlines"]
+
+
+class Slow:
+    """A pipe from which what one write put in comes by itself."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self.parts = list(parts)
+
+    def read1(self, _: int) -> bytes:
+        return self.parts.pop(0) if self.parts else b""
+
+
+def test_lines_are_had_as_they_come() -> None:
+    pipe: Any = Slow(b"one\ntwo\nthr", b"ee\r\n", b"\xc3", b"\xa9\n\n", b"la", b"st")
+    found = read_lines(pipe, "stdin")
+    assert next(found) == ["one", "two"]
+    assert len(pipe.parts) == 5  # the rest is not waited for
+    assert list(found) == [["three"], ["\u00e9", ""], ["last"]]
+    assert list(read_lines(io.BytesIO("a\nb".encode("utf-16")), "stdin", encoding="utf-16")) == [["a", "b"]]
+    assert list(read_lines(io.BytesIO(b""), "stdin")) == []
+
+
+def test_tables_of_other_libraries_are_read(datasets: Any, tmp_path: Path) -> None:
+    columns = {"review": [f"text {i}" for i in range(40)], "stars": [float(i % 2) for i in range(40)]}
+    frame = pd.DataFrame(columns)
+    rows = frame.to_dict("records")
+    settings = DataSettings(text="review", label="stars")
+    table = datasets.Dataset.from_dict(columns)
+    whole = load_splits(frame, settings)
+    for source in (table, rows, table.data.table, {"train": frame}, datasets.DatasetDict(train=table)):
+        assert load_splits(source, settings) == replace_source(whole, load_splits(source, settings))
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert load_splits(tmp_path / "t.csv", settings).train.texts == whole.train.texts
+    assert set(whole.train.labels) == {"0", "1"}
+    with pytest.raises(DataError, match=r"the DataFrame has no column 'text'. Its columns: 'review', 'stars'"):
+        load_splits(frame)
+    with pytest.raises(DataError, match=r"A int is no table. Expected a file, a data frame"):
+        load_splits(3)
+
+
+def replace_source(whole: Splits, named: Splits) -> Splits:
+    """Return splits as another source calls its own."""
+    parts = [(whole.train, named.train), (whole.dev, named.dev), (whole.test, named.test)]
+    return Splits(*(a and b and replace(a, source=b.source) for a, b in parts))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("written", [str, json.dumps])
+def test_lists_in_cells_are_lists(tmp_path: Path, written: Any) -> None:
+    file = tmp_path / "t.csv"
+    write_rows(file, [{"text": f"{i}", "label": written(one)} for i, one in enumerate((["a", "b"], [], ["b"]))])
+    for separator in ("", "|"):
+        found = load_examples(str(file), DataSettings(separator=separator))["train"]
+        assert found.labels == [("a", "b"), (), ("b",)]
+    write_rows(file, [{"text": "1", "label": "[a]"}, {"text": "2", "label": "['b']"}])
+    assert load_examples(str(file), DataSettings())["train"].labels == ["[a]", "['b']"]  # not all are
 
 
 @pytest.mark.parametrize("delimiter", ["ab", '"', "\n"])

@@ -389,6 +389,12 @@ def test_cross_validation(make: Make) -> None:
     assert np.mean(table.argmax(axis=1) == (np.array(LABELS) == "positive")) == pytest.approx(scores.mean())
 
 
+def test_logarithms_of_probabilities(fitted: BertCNNClassifier) -> None:
+    np.testing.assert_allclose(np.exp(fitted.predict_log_proba(["good", ""])), fitted.predict_proba(["good", ""]))
+    with pytest.raises(TypeError, match="Its name here is 'seed'"):
+        BertCNNClassifier(random_state=1)
+
+
 def test_grid_search(make: Make) -> None:
     grid = {"kernel_sizes": [(1,), [1, 2]], "num_filters": [1, 100]}
     search = GridSearchCV(make(), grid, cv=2, scoring="f1_macro", error_score="raise").fit(TEXTS, LABELS)

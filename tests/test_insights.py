@@ -676,7 +676,7 @@ def test_command_reads_lines_and_names_faults(folder: Path, csv_file: Path, tmp_
             run([str(folder), *arguments, "--output", place])
     many = change(Settings(), {"separator": "|"}).data
     rows: list[dict[str, Any]] = [{"text": "good", "label": ["positive"]}, {"text": "bad"}]  # as lines of jsonl
-    assert list(_labels(rows, "lines.jsonl", many)) == [("positive",), ()]
+    assert list(_labels(rows, many)) == [("positive",), ()]
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(DataError, match="Cannot write into"):

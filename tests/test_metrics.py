@@ -15,6 +15,7 @@ from sklearn import metrics as theirs
 from bertcnn import DataError, evaluate
 from bertcnn.inference import metrics
 from bertcnn.inference.calibration import (
+    COMMON_TEXTS,
     FEWEST_POSITIVES,
     fit_temperature,
     fit_thresholds,
@@ -65,7 +66,8 @@ def test_one_label_against_scikit_learn(seed: int) -> None:
     report = theirs.classification_report(truth, answers, target_names=list("abcd"), output_dict=True)
     for name in "abcd":
         row = report[name]
-        wanted = (row["precision"], row["recall"], row["f1-score"], row["support"])
+        ranked = theirs.average_precision_score(truth == "abcd".index(name), table[:, "abcd".index(name)])
+        wanted = (row["precision"], row["recall"], row["f1-score"], row["support"], ranked)
         assert tuple(found.labels[name].values()) == pytest.approx(wanted)
     assert found.texts == 60
 
@@ -79,8 +81,11 @@ def test_one_label_by_hand() -> None:
     assert scores["macro_f1"] == pytest.approx((1 / 2 + 4 / 5 + 0) / 3)
     assert scores["log_loss"] == pytest.approx(-math.log(0.8 * 0.3 * 0.7 * 0.9 * 0.2) / 5)
     found = evaluate(truth, table, ["a", "b", "c"], resamples=0)
-    assert found.labels["b"] == pytest.approx({"precision": 1, "recall": 2 / 3, "f1": 4 / 5, "support": 3})
-    assert found.labels["c"] == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
+    ranked = (1 + 1 + 3 / 4) / 3  # the third true b has the same probability as a wrong one
+    assert found.labels["b"] == pytest.approx(
+        {"precision": 1, "recall": 2 / 3, "f1": 4 / 5, "support": 3, "average_precision": ranked}
+    )
+    assert found.labels["c"] == {"precision": 0, "recall": 0, "f1": 0, "support": 0, "average_precision": None}
     assert found.confusion == [[1, 0, 1], [1, 2, 0], [0, 0, 0]]
 
 
@@ -190,7 +195,10 @@ def test_many_labels_of_which_there_is_one() -> None:
     truth = np.array([1, 0, 0, 1, 0, 0, 1, 0])[:, None]
     answers = np.array([1, 0, 0, 0, 1, 0, 1, 0])[:, None]
     found = evaluate(truth, 0.1 + 0.8 * answers, ["urgent"], resamples=0)
-    assert found.labels == {"urgent": {"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "support": 3}}
+    ranked = 2 / 3 * 2 / 3 + 1 / 3 * 3 / 8
+    assert found.labels["urgent"] == pytest.approx(
+        {"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "support": 3, "average_precision": ranked}
+    )
     assert found.headlines["macro_f1"].value == 2 / 3
 
 
@@ -430,28 +438,31 @@ def test_a_threshold_stands_half_way_to_the_next_score() -> None:
     assert fit_thresholds(scores[:, None], truth[:, None]) == pytest.approx([0.5])
 
 
-def test_rare_labels_share_a_threshold_of_their_own() -> None:
-    """The commonest label decided it, and rare ones were never said."""
+def test_thresholds_of_few_texts_lean_on_the_common_one() -> None:
+    """Their own, fitted on one to eight texts each, lie anywhere: on texts of another draw F1 is better between."""
     generator = np.random.default_rng(0)
-    truth = np.zeros((100, 4))
-    truth[:40, 0] = 1
-    truth[:FEWEST_POSITIVES, 1] = 1
-    truth[: FEWEST_POSITIVES - 1, 2] = 1
-    truth[10 : 10 + FEWEST_POSITIVES - 2, 3] = 1
-    table = expit(generator.normal(size=truth.shape) + 2 * truth - np.array([2.0, 1.0, 3.0, 3.0]))
-    first, second, third, fourth = fit_thresholds(table, truth)
-    for k, threshold in enumerate((first, second)):
-        found = theirs.f1_score(truth[:, k], table[:, k] >= threshold)
-        assert found == pytest.approx(best_f1(table[:, k], truth[:, k]))
-    assert third == fourth not in (first, second)
-    found = theirs.f1_score(truth[:, 2:].ravel(), table[:, 2:].ravel() >= third)
-    assert found == pytest.approx(best_f1(table[:, 2:].ravel(), truth[:, 2:].ravel()))
-    assert fit_thresholds(table[:, :3], truth[:, :3]) == [first, second, 0.5]  # too few even together
+
+    def draw(texts: int) -> tuple[np.ndarray, np.ndarray]:
+        truth = (generator.random((texts, 30)) < np.linspace(0.005, 0.04, 30)).astype(np.float64)
+        return truth, expit(generator.normal(size=truth.shape) + 3 * truth - 3)
+
+    scores = []
+    for _ in range(10):
+        (truth, table), (fresh, seen) = draw(200), draw(2000)
+        cuts = [fit_thresholds(table, truth, common_texts=weight) for weight in (0, COMMON_TEXTS)]
+        scores.append([theirs.f1_score(fresh, seen >= np.array(cut), average="macro") for cut in cuts])
+    own, leaning = np.mean(scores, axis=0)
+    assert leaning > own + 0.02
+    truth, table = draw(20_000)
+    assert fit_thresholds(table, truth) == pytest.approx(fit_thresholds(table, truth, common_texts=0), abs=0.03)
+    truth[:, 0] = 0
+    common = fit_thresholds(table, truth, common_texts=1e12)
+    assert fit_thresholds(table, truth)[0] == pytest.approx(common[0]) == pytest.approx(common[-1], abs=1e-6)
 
 
 def test_what_is_said_of_rare_labels() -> None:
     assert said_of_rare([40, 5]) == ""
-    assert said_of_rare([40, 4, 0]).startswith("2 of 3 labels have fewer than 5 dev texts and share one threshold.")
+    assert said_of_rare([40, 4, 0]).startswith("2 of 3 labels have fewer than 5 dev texts: their thresholds are mostly")
 
 
 def test_thresholds_where_there_is_nothing_to_choose() -> None:

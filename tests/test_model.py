@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -51,7 +52,7 @@ from bertcnn.network.encoder import (
 from bertcnn.network.folder import WEIGHTS
 from bertcnn.network.loss import classification_loss
 from bertcnn.network.pool import StatePool
-from bertcnn.network.states import stream_states
+from bertcnn.network.states import cache_folder, stream_states
 from bertcnn.network.vectors import RANDOM_RANGE, build_pieces, build_vectors, read_vectors
 from bertcnn.text.tokens import PieceTokenizer
 from tests.conftest import FAMILIES, POSITIONS
@@ -1373,3 +1374,33 @@ def test_no_product_is_made_twice_or_for_nothing(tiny: str) -> None:
     layer = pieces * (4 * width * width + 2 * width * inner) + 2 * pieces * pieces * width
     head = pieces * width * (1 + 3) * 6 + 2 * 6 * 4
     assert counted.get_total_flops() == 2 * texts * (2 * layer + head)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_answers(folder: Path) -> None:
+    """Its parent's threads are not there, and who waits for them waits for ever."""
+    script = f"""
+import multiprocessing, torch
+from bertcnn import Predictor
+torch.set_num_threads(2)
+predictor = Predictor.load({str(folder)!r}, backend="torch")
+texts = ["good", "not so good " * 9] * 40
+first = predictor.logits(texts)
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    second = pool.apply_async(predictor.logits, (texts,)).get(timeout=100)
+print(abs(first - second).max() < 1e-5)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
+def test_without_a_home_the_cache_lasts_as_long_as_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BERTCNN_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder("") == tmp_path / ".cache" / "bertcnn" / "states"
+    assert cache_folder("there") == Path("there")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    found = cache_folder("")
+    assert found.is_dir()
+    assert found == cache_folder("")
+    assert tmp_path not in found.parents

@@ -482,12 +482,12 @@ def test_cores_are_divided_among_processes_and_lanes(monkeypatch: pytest.MonkeyP
     assert shared(4) == (4, "1")
     assert shared(4, lanes=1) == (1, "4")
     assert shared(4, lanes=3) == (3, "1")
-    monkeypatch.setattr("bertcnn.apps.server.workers.threads", lambda: 8)
-    assert shared(None, workers=2, lanes=2) == (2, "2")
-    assert shared(None, workers=16) == (1, "1")
     monkeypatch.setattr("bertcnn.apps.server.workers.has_gpu", lambda: True)
     assert shared(4, device=None) == (1, "4")
     assert shared(4, device=None, backend="onnx") == (4, "1")  # a graph runs on the CPU
+    monkeypatch.setattr("bertcnn.apps.server.workers.threads", lambda: 8)
+    assert shared(None, workers=2, lanes=2) == (2, "2")
+    assert shared(None, workers=16) == (1, "1")
     with pytest.raises(SettingsError, match="lanes is 0"):
         ServerSettings(model=Path(), lanes=0)
 

@@ -27,13 +27,16 @@ from bertcnn.apps.cli import app
 from bertcnn.files import alone_in
 from bertcnn.inference.metrics import chance
 from bertcnn.network import model
+from bertcnn.network.encoder import load_tokenizer
 from bertcnn.settings import change, read_settings, write_settings
 from bertcnn.text.dataset import Examples, Splits
 from bertcnn.text.labels import Labels
+from bertcnn.text.tokens import PieceTokenizer
 from bertcnn.training import stage
 from bertcnn.training import train as training
 from bertcnn.training.build import _class_weights, build_model
 from bertcnn.training.callbacks import Interruption, ProgressBar, Watchdog
+from bertcnn.training.run import SharedPieces
 from bertcnn.training.stage import make_optimizer
 from tests.conftest import BAD, GOOD, OTHER, make_texts, warm_command
 
@@ -208,6 +211,7 @@ def test_few_texts_make_small_batches(splits: Splits, quick: Settings, monkeypat
 
 def test_learning_rates_by_group(quick: Settings, splits: Splits) -> None:
     from bertcnn.text.labels import Labels
+from bertcnn.text.tokens import PieceTokenizer
 
     settings = change(
         quick, {"depth": 3, "layer_decay": 0.5, "encoder_learning_rate": 0.001, "head_learning_rate": 0.1}
@@ -240,6 +244,24 @@ def test_a_collapsed_run_says_so(splits: Splits, quick: Settings) -> None:
     assert told.startswith("finetune gives every dev text the same answer")
     assert "--encoder-learning-rate" in told
     assert "(--epochs)" in told
+
+
+def test_who_has_weighed_the_labels_is_not_told_to() -> None:
+    state, control, arguments = TrainerState(), TrainerControl(), TrainingArguments(report_to="none")
+    for is_weighted, said in ((False, "(--class-weights balanced)"), (True, "(more texts of the rare ones)")):
+        watchdog = Watchdog("head", is_weighted=is_weighted)
+        watchdog.on_evaluate(arguments, state, control, metrics={"eval_commonest_answer": 1.0})
+        watchdog.on_train_end(arguments, state, control)
+        assert said in watchdog.warnings[0]
+
+
+def test_signs_that_an_encoder_does_not_know_are_told(splits: Splits, tokenizer: PieceTokenizer) -> None:
+    strange = Examples(["\U0001f600", "good \U0001f621 \U0001f621"], ["a", "b"], "signs")
+    shared = SharedPieces.of(Splits(strange, splits.dev), (), tokenizer, most=100)
+    assert shared.unknown_share(tokenizer, "train") == pytest.approx(3 / 4)
+    assert shared.unknown_share(tokenizer, "dev") == 0
+    shared = SharedPieces.of(splits, (), load_tokenizer("minilm"), most=100)
+    assert shared.unknown_share(load_tokenizer("minilm"), "train") == 0
 
 
 def test_a_model_that_learned_nothing_says_so(splits: Splits, quick: Settings) -> None:

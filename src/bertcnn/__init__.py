@@ -5,6 +5,7 @@
 ``Predictor.load(folder)``   use a trained model
 ``embed(texts)``             BERT's states, one vector a word piece
 ``load_splits``, ``train``   from files to a trained model; ``save`` writes its folder
+``Splits``, ``Examples``     texts and labels that are at hand, for ``train``
 ``BertCNN``, ``TextCNN``     the networks, for PyTorch
 ===========================  ==========================================================
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from bertcnn.network.model import BertCNN as BertCNN
     from bertcnn.network.states import embed as embed
     from bertcnn.settings import Settings as Settings
+    from bertcnn.text.dataset import Examples as Examples
+    from bertcnn.text.dataset import Splits as Splits
     from bertcnn.text.dataset import load_splits as load_splits
     from bertcnn.training.estimator import BertCNNClassifier as BertCNNClassifier
     from bertcnn.training.save import save as save
@@ -49,10 +52,12 @@ _HOMES = {
     "BertCNNClassifier": "training.estimator",
     "BertCNNConfig": "network.config",
     "Evaluation": "inference.metrics",
+    "Examples": "text.dataset",
     "Explanation": "inference.explaining.explanation",
     "Prediction": "inference.prediction",
     "Predictor": "inference.predictor",
     "Settings": "settings",
+    "Splits": "text.dataset",
     "TextCNN": "network.cnn",
     "embed": "network.states",
     "evaluate": "inference.metrics",
@@ -69,12 +74,14 @@ __all__ = [
     "DataError",
     "EncoderError",
     "Evaluation",
+    "Examples",
     "Explanation",
     "ModelError",
     "Prediction",
     "Predictor",
     "Settings",
     "SettingsError",
+    "Splits",
     "StudyError",
     "TextCNN",
     "TrainingError",

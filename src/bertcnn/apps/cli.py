@@ -8,10 +8,10 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from io import TextIOWrapper
-from itertools import tee
+from itertools import chain, tee
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
@@ -35,7 +35,9 @@ from bertcnn.apps.options import (
     Separator,
     Source,
     Text,
+    check_is_folder,
     check_is_other,
+    count_rows,
     load_predictor,
     quiet,
     read_texts,
@@ -50,6 +52,7 @@ from bertcnn.apps.show import (
     counted,
     err,
     out,
+    progress_bar,
     rate,
     say_blank,
     say_note,
@@ -137,7 +140,8 @@ def evaluate(
     `bertcnn evaluate models/reviews dev.csv --risk 0.05` (the threshold to give to `bertcnn explain`)
 
     Of a source with splits, the test split is taken, or the dev split where there is none. In JSON, scores are at
-    `headlines.accuracy.value` (`low` and `high` are the ends of its interval) and `labels.NAME.f1`.
+    `headlines.accuracy.value` (`low` and `high` are the ends of its interval) and `labels.NAME.f1`. AP is the average
+    precision: how well a label's probability ranks the texts, which tells of a rare label that is never the answer.
     """
     quiet()
     predictor = load_predictor(model, backend, device)
@@ -186,54 +190,75 @@ def predict(
     with the number of labels, and `probability_<label>` says more.
     """
     quiet()
+    check_is_folder(model)
+    data = reading(model, source, text=text, encoding=encoding, delimiter=delimiter)
+    total = None
     if output is not None:
         check_is_other(output, source, "--output")
         if output.exists() and not overwrite:
             raise DataError(f"{output} is there already. Give another --output, or --overwrite.")
+        total = count_rows(source, data)
     predictor = load_predictor(model, backend, device, max_tokens)
     from bertcnn.inference.prediction import answer_columns, check_has_room
     from bertcnn.text.dataset import as_text
     from bertcnn.text.read_table import read_rows, with_column
 
-    if source == "-":
-        column = "text"
-        rows: Iterator[dict[str, Any]] = ({column: line} for line in stdin_lines(encoding))
-    else:
-        data = reading(model, source, text=text, encoding=encoding, delimiter=delimiter)
-        column = data.text
-        rows = read_rows(source, encoding=encoding, delimiter=data.delimiter)
-        rows = with_column(rows, column, "--text", source, delimiter=delimiter or "")
-
+    column = "text" if source == "-" else data.text
     columns = answer_columns(predictor.label_names)
 
     def text_of(row: dict[str, Any]) -> str:
         check_has_room(row, columns)  # before anything is computed
         return as_text(row.get(column))
 
+    parts: Iterable[Iterable[dict[str, Any]]]
+    if source == "-":  # who pipes lines in waits for their answers, and not for the next lines
+        parts = ([{column: line} for line in lines] for lines in stdin_lines(encoding))
+    else:
+        rows = read_rows(source, encoding=encoding, delimiter=data.delimiter)
+        parts = [with_column(rows, column, "--text", source, delimiter=delimiter or "")]
     counts = _Counts()
-    scored = _scored(rows, predictor, text_of, counts)
+    scored = chain.from_iterable(_scored(part, predictor, text_of, counts) for part in parts)
     started = perf_counter()
     with until_closed():
-        number = _write(scored, output, source, column, as_json=as_json, as_table=as_table)
+        number = _write(scored, output, source, column, as_json=as_json, as_table=as_table, total=total)
     _say_counts(number, counts, perf_counter() - started)
 
 
 def _write(
-    scored: Iterator[dict[str, Any]], output: Path | None, source: str, text: str, *, as_json: bool, as_table: bool
+    scored: Iterator[dict[str, Any]],
+    output: Path | None,
+    source: str,
+    text: str,
+    *,
+    as_json: bool,
+    as_table: bool,
+    total: int | None,
 ) -> int:
     """Write classified rows to where they are wanted; return their number."""
     from bertcnn.text.write_table import write_jsonl, write_rows, write_separated
 
     if output is not None:
-        number = write_rows(output, scored, like=source)
+        with progress_bar("classified") as bar:
+            task = bar.add_task("", total=total)
+            number = write_rows(output, _shown(scored, lambda count: bar.update(task, completed=count)), like=source)
         if not number:
             say_note(err, f"There was no text, so {output} is empty.")
         return number
+    if source == "-" and isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     if as_json:
         return write_jsonl(sys.stdout, scored)
     if as_table or sys.stdout.isatty():
         return show_rows(scored, text)
     return write_separated(sys.stdout, scored)
+
+
+def _shown(rows: Iterable[dict[str, Any]], show: Callable[[int], None]) -> Iterator[dict[str, Any]]:
+    """Pass rows on, and now and then show how many there were."""
+    for number, row in enumerate(rows, start=1):
+        yield row
+        if number % 100 == 0:
+            show(number)
 
 
 @dataclass
@@ -293,7 +318,7 @@ def embed(
 
 
 def _scored(
-    rows: Iterator[dict[str, Any]], predictor: "Predictor", text_of: Callable[[dict[str, Any]], str], counts: _Counts
+    rows: Iterable[dict[str, Any]], predictor: "Predictor", text_of: Callable[[dict[str, Any]], str], counts: _Counts
 ) -> Iterator[dict[str, Any]]:
     """Yield rows with their predictions, and count as they come."""
     from bertcnn.inference.prediction import with_answer

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from bertcnn.apps.options import (
@@ -25,7 +24,7 @@ from bertcnn.apps.options import (
     rows_of,
     stdin_lines,
 )
-from bertcnn.apps.show import SHOWN_LABELS, counted, err, out, printable, say_note
+from bertcnn.apps.show import SHOWN_LABELS, counted, err, out, printable, progress_bar, say_note
 from bertcnn.errors import DataError
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def insights(
     texts = (_text(row, data.text) for row in next(copies))
     labels = _labels(next(copies), data) if label else None
     groups = (row.get(by) for row in next(copies)) if by else None
-    with _progress() as progress:
+    with progress_bar("read") as progress:
         task = progress.add_task("reading", total=None)
         found = find(
             predictor,
@@ -118,7 +117,7 @@ def _rows(source: str, data: "DataSettings", label: str | None, by: str | None) 
     if source == "-":
         if label or by:
             raise DataError("Lines from stdin have no columns: leave out --label and --by, or give a file.")
-        return ({data.text: line} for line in stdin_lines(data.encoding)), ""
+        return ({data.text: line} for line in chain.from_iterable(stdin_lines(data.encoding))), ""
     every = rows_of(source, data)
     first = next(every)
     if label is None:
@@ -146,11 +145,6 @@ def _labels(rows: Iterable[dict[str, Any]], data: "DataSettings") -> "Iterator[L
             yield None
         else:
             yield label_of(value, data.separator, many=bool(data.separator) or isinstance(value, list))
-
-
-def _progress() -> Progress:
-    columns = SpinnerColumn(), TextColumn("{task.completed:,} texts read"), TimeElapsedColumn()
-    return Progress(*columns, console=err, transient=True)
 
 
 def _say(found: "Insights", files: list[Path]) -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -68,6 +69,21 @@ def check_is_folder(model: Path) -> None:
     if not os.path.isdir(model):
         hint = nearest(model.name, [p.name for p in model.parent.glob("*") if p.is_dir()])
         raise ModelError(f"No model folder {str(model)!r}. Expected what 'bertcnn train --output' wrote.{hint}")
+
+
+def count_rows(source: str, data: DataSettings) -> int | None:
+    """Read a file to its end, so that what is wrong in it is told before anything is computed; return its rows.
+
+    None for lines from stdin, and for parquet, which is checked when it is opened.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    from bertcnn.text.read_table import ending_of, read_rows
+
+    if source == "-" or ending_of(source) == ".parquet":
+        return None
+    return sum(1 for _ in read_rows(source, encoding=data.encoding, delimiter=data.delimiter))
 
 
 def reading_labels(model: Path, source: str, *, many: bool, **said: str | None) -> DataSettings:
@@ -186,15 +202,15 @@ def read_texts(source: str, column: str, *, encoding: str, delimiter: str) -> It
     from bertcnn.text.read_table import read_rows, with_column
 
     if source == "-":
-        yield from stdin_lines(encoding)
+        yield from chain.from_iterable(stdin_lines(encoding))
         return
     rows = read_rows(source, encoding=encoding, delimiter=delimiter)
     for row in with_column(rows, column, "--text", source, delimiter=delimiter):
         yield as_text(row.get(column))
 
 
-def stdin_lines(encoding: str) -> Iterator[str]:
-    """Yield the lines of stdin as they come.
+def stdin_lines(encoding: str) -> Iterator[list[str]]:
+    """Yield the lines of stdin, in lists of those that have come when the next list is asked for.
 
     Raises:
         DataError: It is closed, or a line is of another encoding.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -79,6 +80,17 @@ def rate(number: int, seconds: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
+def progress_bar(what: str) -> Progress:
+    """Return a bar of texts on stderr, where that is a terminal: their number, and the time left, if known.
+
+    Args:
+        what: Is done with them, such as ``read``.
+    """
+    shown = "{task.completed:,} texts " + what
+    columns = SpinnerColumn(), BarColumn(bar_width=24), TextColumn(shown), TimeElapsedColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+
+
 def say_blank(texts: Iterable[str]) -> None:
     """Say how many texts are empty."""
     blank = sum(not text.strip() for text in texts)
@@ -128,7 +140,7 @@ def _labels(scores: "Evaluation", *, title: str | None = None, own: bool = True,
     """Return a row a label: its own scores, and how often it was taken for each, headed so; None: without."""
     table = Table(title=title, title_justify="left", show_edge=False)
     table.add_column("label", overflow="fold")
-    for name in ("precision", "recall", "F1", "texts") if own else ():
+    for name in ("precision", "recall", "F1", "AP", "texts") if own else ():
         table.add_column(name, justify="right", no_wrap=True)
     for name in scores.labels if taken_for is not None else ():
         table.add_column(f"{taken_for}{escape(name)}", justify="right", style="dim", overflow="fold")
@@ -138,7 +150,8 @@ def _labels(scores: "Evaluation", *, title: str | None = None, own: bool = True,
         if own:
             is_seen = row["support"] or confusion is None or any(line[i] for line in confusion)
             cells = [f"{row[key]:.3f}" if is_seen else "-" for key in ("precision", "recall", "f1")]
-            cells.append(f"{row['support']:,}")
+            ranked = row["average_precision"]
+            cells += ["-" if ranked is None else f"{ranked:.3f}", f"{row['support']:,}"]
         if taken_for is not None and confusion is not None:
             cells += map(str, confusion[i])
         table.add_row(escape(name), *cells)

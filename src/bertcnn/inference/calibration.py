@@ -3,14 +3,19 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
-from scipy.special import expit, log_softmax
+from scipy.special import expit, log_softmax, logit
 
-from bertcnn.arrays import Bools, Floats, Floats64
-from bertcnn.inference.metrics import Truth
+from bertcnn.arrays import Floats, Floats64
+from bertcnn.inference.metrics import Truth, f1
+
+COMMON_TEXTS = 10
+"""As much as so many dev texts of a label weighs the threshold that is best for all labels together."""
 
 FEWEST_POSITIVES = 5
-"""A label with fewer on dev shares a threshold with the others that have fewer."""
+"""Of a label with fewer on dev it is told that its threshold is hardly its own."""
+
+CUTS_TRIED = 501
+"""As thresholds of all labels together, at even steps through their probabilities."""
 
 
 def fit_temperature(logits: Floats, truth: Truth) -> float:
@@ -43,40 +48,45 @@ def fit_temperature(logits: Floats, truth: Truth) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x))
 
 
-def fit_thresholds(probabilities: Floats, truth: Truth) -> list[float]:
-    """Return for each label the probability from which to say it, so that F1 is greatest.
+def fit_thresholds(probabilities: Floats, truth: Truth, *, common_texts: float = COMMON_TEXTS) -> list[float]:
+    """Return for each label the probability from which to say it.
 
-    Labels with too few texts share the threshold that is best for them together; were common labels
-    among them, these would decide it. If even together they have too few, it is 0.5.
+    It is where the label's own F1 is greatest, drawn towards the one threshold that is best for the mean of all, the
+    more the fewer texts have the label: of a few the best threshold is the best by chance, and may lie so low that the
+    label is given to texts of all kinds. The mean of both is of their logits.
 
     Args:
         probabilities: Float ``(N, K)``.
         truth: 0 and 1, ``(N, K)``.
+        common_texts: How many texts of a label weigh as much as the common threshold.
     """
-    rare = is_rare(truth.sum(axis=0))
-    together = truth[:, rare]
-    shared = _best_threshold(probabilities[:, rare].ravel(), together.ravel()) if not is_rare(together.sum()) else 0.5
-    return [shared if rare[k] else _best_threshold(probabilities[:, k], truth[:, k]) for k in range(truth.shape[1])]
-
-
-def is_rare(texts: npt.ArrayLike) -> Bools:
-    """Return which numbers of texts are too few for a threshold of their own."""
-    return np.asarray(texts) < FEWEST_POSITIVES
+    counts = np.asarray(truth.sum(axis=0), dtype=np.float64)
+    known = np.flatnonzero(counts)
+    own = np.full(len(counts), 0.5)
+    own[known] = [_best_threshold(probabilities[:, k], truth[:, k]) for k in known]
+    if len(known) < 2:
+        return [float(cut) for cut in own]
+    common = _common_threshold(probabilities[:, known], truth[:, known])
+    own[counts == 0] = common
+    weight = counts / np.maximum(counts + common_texts, 1)
+    inside = np.clip(own, 1e-6, 1 - 1e-6)
+    return [float(cut) for cut in expit(weight * logit(inside) + (1 - weight) * logit(common))]
 
 
 def said_of_rare(texts: Sequence[float]) -> str:
-    """Return a warning where labels share a threshold, by the dev texts of each label; else nothing.
+    """Return a warning where labels have few dev texts, by the dev texts of each label; else nothing.
 
     >>> said_of_rare([40, 3, 12])
-    '1 of 3 labels has fewer than 5 dev texts, too few for a threshold of its own.'
+    '1 of 3 labels has fewer than 5 dev texts: its threshold is mostly that of all.'
     """
-    count = int(is_rare(texts).sum())
+    count = sum(one < FEWEST_POSITIVES for one in texts)
     if count == 1:
         return (
-            f"1 of {len(texts)} labels has fewer than {FEWEST_POSITIVES} dev texts, too few for a threshold of its own."
+            f"1 of {len(texts)} labels has fewer than {FEWEST_POSITIVES} dev texts: its threshold is mostly that of "
+            "all."
         )
-    shared = f"{count} of {len(texts)} labels have fewer than {FEWEST_POSITIVES} dev texts and share one threshold."
-    return f"{shared} More dev texts (--dev-fraction) would give them their own." if count else ""
+    few = f"{count} of {len(texts)} labels have fewer than {FEWEST_POSITIVES} dev texts: their thresholds are mostly"
+    return f"{few} that of all. More dev texts (--dev-fraction) would give them their own." if count else ""
 
 
 def probabilities_of(logits: Floats, *, many: bool) -> Floats64:
@@ -96,3 +106,17 @@ def _best_threshold(scores: Floats, truth: Truth) -> float:
     # Half-way to the next lower score, so that dev's own texts do not sit on the edge.
     below = cuts[best - 1] if best else 0.0
     return float((cuts[best] + below) / 2)
+
+
+def _common_threshold(scores: Floats, truth: Truth) -> float:
+    """Return the one threshold for which the mean F1 of all labels is greatest."""
+    cuts = np.unique(np.quantile(scores, np.linspace(0, 1, CUTS_TRIED)))
+    actual = truth.sum(axis=0)
+
+    def mean_f1(cut: float) -> float:
+        said = scores >= cut
+        return float(f1((said & (truth > 0.5)).sum(axis=0), said.sum(axis=0) + actual, 0).mean())
+
+    best = int(np.argmax([mean_f1(cut) for cut in cuts]))
+    below = cuts[best - 1] if best else 0.0
+    return float(np.clip((cuts[best] + below) / 2, 1e-6, 1 - 1e-6))

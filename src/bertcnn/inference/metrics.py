@@ -43,14 +43,15 @@ class Evaluation:
         texts: How many.
         headlines: ``accuracy`` (many labels: of whole label sets), ``macro_f1``, ``micro_f1``,
             ``log_loss`` (natural logarithm), ``calibration_error``.
-        labels: ``precision``, ``recall``, ``f1``, ``support`` of each label.
+        labels: ``precision``, ``recall``, ``f1``, ``support`` of each label; and how well its probability ranks the
+            texts, whatever it is answered from: ``average_precision``, None where no text or every one has it.
         confusion: Texts by true (rows) and predicted label, in the order of ``labels``; None where
             texts have many labels.
     """
 
     texts: int
     headlines: dict[str, Estimate]
-    labels: dict[str, dict[str, float]]
+    labels: dict[str, dict[str, Any]]
     confusion: list[list[int]] | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,10 +100,10 @@ def evaluate(
         interval = Estimate(share, *wilson(round(share * len(truth)), len(truth)))
         headlines |= {"accuracy": interval} if truth.ndim == 2 else {"accuracy": interval, "micro_f1": interval}
     confusion = None if truth.ndim == 2 else confusion_matrix(truth, answers, labels=np.arange(len(names))).tolist()
-    return Evaluation(len(truth), headlines, _by_label(truth, answers, names), confusion)
+    return Evaluation(len(truth), headlines, _by_label(truth, answers, probabilities, names), confusion)
 
 
-def _by_label(truth: Truth, answers: Ints, names: Sequence[str]) -> dict[str, dict[str, float]]:
+def _by_label(truth: Truth, answers: Ints, probabilities: Floats, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     # Not scikit-learn's: it takes many labels of which there is one for the two values of a single label.
     hits, predicted, actual = _counts(truth, answers, len(names))
     scores = f1(hits, predicted + actual, 0)
@@ -112,9 +113,18 @@ def _by_label(truth: Truth, answers: Ints, names: Sequence[str]) -> dict[str, di
             "recall": float(hits[i] / max(actual[i], 1)),
             "f1": float(scores[i]),
             "support": int(actual[i]),
+            "average_precision": _average_precision(
+                truth[:, i] if truth.ndim == 2 else truth == i, probabilities[:, i]
+            ),
         }
         for i, name in enumerate(names)
     }
+
+
+def _average_precision(has_it: npt.NDArray[Any], scores: Floats) -> float | None:
+    from sklearn.metrics import average_precision_score  # as in evaluate
+
+    return float(average_precision_score(has_it, scores)) if 0 < has_it.sum() < len(has_it) else None
 
 
 def decide(probabilities: Floats, *, many: bool, thresholds: Sequence[float] | None = None) -> Ints:

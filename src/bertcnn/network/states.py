@@ -9,10 +9,12 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -269,9 +271,23 @@ def _drop_oldest(cache: Path, *, keep: Path) -> None:
 
 
 def cache_folder(setting: str) -> Path:
-    """Return the folder of the cache: the setting, else ``BERTCNN_CACHE``, else the user's cache."""
-    named = setting or os.environ.get("BERTCNN_CACHE", "")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "bertcnn" / "states"
+    """Return the folder of the cache: the setting, else ``BERTCNN_CACHE``, else the user's cache.
+
+    Who has no home that can be written to, as in a container, has a cache until the process ends.
+    """
+    if named := setting or os.environ.get("BERTCNN_CACHE", ""):
+        return Path(named).expanduser()
+    with suppress(RuntimeError):  # a user whom the system does not know
+        usual = Path.home() / ".cache" / "bertcnn" / "states"
+        there = next(place for place in (usual, *usual.parents) if place.exists())
+        if os.access(there, os.W_OK):
+            return usual
+    return Path(_passing_folder().name)
+
+
+@cache
+def _passing_folder() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="bertcnn-")
 
 
 def embed(

@@ -1,6 +1,7 @@
 """Labelled texts from files and hubs: reading, checking, splitting."""
 
 import hashlib
+import os
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 from bertcnn.errors import DataError, reason
 from bertcnn.settings import DataSettings
 from bertcnn.text.cells import is_missing
-from bertcnn.text.labels import Label, named, names_in
+from bertcnn.text.labels import Label, as_list, likely_separator, named, names_in
 from bertcnn.text.read_table import Row, check_column, read_rows
 
 Part = TypeVar("Part", bound=Sized)
@@ -79,12 +80,13 @@ class Findings:
     label_counts: dict[str, int]
 
 
-def load_examples(source: str, settings: DataSettings) -> dict[str, Examples]:
+def load_examples(source: Any, settings: DataSettings) -> dict[str, Examples]:
     """Read labelled texts.
 
     Args:
         source: A file; ``builtin:reviews``; or ``hf:owner/name[:config]``, a data set of the
-            Hugging Face hub, or ``hf:folder``, a local one.
+            Hugging Face hub, or ``hf:folder``, a local one. Or what holds a table: a data frame of pandas or polars, a
+            ``datasets.Dataset``, a list of dicts; or a dict of such by split, as ``datasets.DatasetDict`` is.
         settings: Columns, separator, encoding.
 
     Returns:
@@ -94,17 +96,16 @@ def load_examples(source: str, settings: DataSettings) -> dict[str, Examples]:
         DataError: The source cannot be read, or a row has no label; up to five are named.
     """
     tables = load_labelled_rows(source, settings)
-    several = len(tables) > 1
+    several, name = len(tables) > 1, _said(source)
     return {
-        split: as_examples(rows, f"{source} ({split})" if several else source, settings)
-        for split, rows in tables.items()
+        split: as_examples(rows, f"{name} ({split})" if several else name, settings) for split, rows in tables.items()
     }
 
 
-def load_labelled_rows(source: str, settings: DataSettings) -> dict[str, list[Row]]:
+def load_labelled_rows(source: Any, settings: DataSettings) -> dict[str, list[Row]]:
     """Return the rows of a source by split, without splits of the hub whose labels a benchmark withholds."""
     tables = load_rows(source, settings)
-    if not source.startswith("hf:"):
+    if isinstance(source, str) and not source.startswith("hf:"):
         return tables
     labelled = {
         split: rows
@@ -114,8 +115,12 @@ def load_labelled_rows(source: str, settings: DataSettings) -> dict[str, list[Ro
     return labelled or tables
 
 
-def load_rows(source: str, settings: DataSettings) -> dict[str, list[Row]]:
+def load_rows(source: Any, settings: DataSettings) -> dict[str, list[Row]]:
     """Return the rows of a source by split, with all their columns; see :func:`load_examples`."""
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
+    if not isinstance(source, str):
+        return _by_split(source, _said(source))
     if source.startswith("hf:"):
         return _hub_tables(source.removeprefix("hf:"))
     if source in BUILTIN:
@@ -129,11 +134,11 @@ def load_rows(source: str, settings: DataSettings) -> dict[str, list[Row]]:
 
 
 def load_splits(
-    source: str,
+    source: Any,
     settings: DataSettings = DataSettings(),  # noqa: B008  # frozen
     *,
-    dev: str | None = None,
-    test: str | None = None,
+    dev: Any = None,
+    test: Any = None,
     seed: int = 0,
 ) -> Splits:
     """Read labelled texts and divide them for training.
@@ -144,15 +149,15 @@ def load_splits(
     Args:
         source: See :func:`load_examples`.
         settings: Columns, and the fractions to take.
-        dev: File (or other source) to choose on.
-        test: File (or other source) to test on.
+        dev: File, or another such source, to choose on.
+        test: Likewise, to test on.
         seed: Of the division.
 
     Raises:
         DataError: A source cannot be read, or there is too little to divide.
     """
     parts = load_examples(source, settings)
-    check_has_train(parts, source)
+    check_has_train(parts, _said(source))
     for name, other in (("dev", dev), ("test", test)):
         if other is not None:
             found = load_examples(other, settings)
@@ -170,8 +175,8 @@ def load_splits(
         distinct = len({normal_form(text) for text in train.texts})
         only = f" ({distinct} different ones)" if distinct < len(train) else ""
         raise DataError(
-            f"Too few texts to take a dev split from the {len(train)}{only} of {source}, of which two a label stay to "
-            "be learned from: give --dev FILE, raise --dev-fraction, or add texts."
+            f"Too few texts to take a dev split from the {len(train)}{only} of {_said(source)}, of which two a label "
+            "stay to be learned from: give --dev FILE, raise --dev-fraction, or add texts."
         )
     held_out = parts.get("test")
     return Splits(train, parts["dev"], held_out if held_out is not None and len(held_out) else None)
@@ -323,23 +328,26 @@ def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Exa
         raise DataError(f"{source} has no rows.")
     for column, option in ((settings.text, "--text"), (settings.label, "--label")):
         check_column(rows[0], column, option, source, delimiter=settings.delimiter)
-    many = bool(settings.separator) or any(isinstance(row.get(settings.label), list) for row in rows)
+    values = [row.get(settings.label) for row in rows]
+    lists = [isinstance(as_list(value), list) for value in values if not _is_blank(value)]
+    many = bool(settings.separator) or any(isinstance(value, list) for value in values) or (all(lists) and any(lists))
     texts: list[str] = []
     labels: list[Label] = []
     missing: list[int] = []
-    for number, row in enumerate(rows, start=1):
+    for number, (row, value) in enumerate(zip(rows, values, strict=True), start=1):
         try:
             texts.append(as_text(row.get(settings.text)))
+            labels.append(label_of(value, settings.separator, many=many))
         except DataError as error:
             raise DataError(f"{source}, row {number}: {error}") from error
-        labels.append(label_of(row.get(settings.label), settings.separator, many=many))
         if not many and not labels[-1]:
             missing.append(number)
     if missing:
         shown = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise DataError(
             f"{source} has no label in row {shown} (column {settings.label!r}). "
-            "Fill in or remove them; if a text can have many labels or none, give --separator '|'."
+            "Fill in or remove them; if a text can have many labels or none, give --separator "
+            f"{likely_separator([str(label) for label in labels if label]) or '|'!r}."
         )
     return Examples(texts, labels, source)
 
@@ -347,14 +355,24 @@ def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Exa
 def label_of(value: Any, separator: str, *, many: bool) -> Label:
     """Return the label that a cell holds: a name, empty where it is missing; or the names of many, each once.
 
-    >>> label_of(1.0, "", many=False), label_of("food | price", "|", many=True)
-    ('1', ('food', 'price'))
+    >>> label_of(1.0, "", many=False), label_of("food | price", "|", many=True), label_of("['food']", "|", many=True)
+    ('1', ('food', 'price'), ('food',))
+
+    Raises:
+        DataError: It is no name.
     """
     if not many:
+        if isinstance(value, Mapping):
+            raise DataError(f"The label is an object with the keys {', '.join(map(repr, value))}, expected a name.")
         return "" if is_missing(value) else named(value).strip()
-    parts = value.split(separator) if separator and isinstance(value, str) else value
+    parts = as_list(value)
+    parts = parts.split(separator) if separator and isinstance(parts, str) else parts
     names = [label_of(part, "", many=False) for part in (parts if isinstance(parts, list | tuple) else [parts])]
     return tuple(dict.fromkeys(str(name) for name in names if name))
+
+
+def _is_blank(value: Any) -> bool:
+    return is_missing(value) or (isinstance(value, str) and not value.strip())
 
 
 def _hub_tables(name: str) -> dict[str, list[Row]]:
@@ -370,10 +388,42 @@ def _hub_tables(name: str) -> dict[str, list[Row]]:
             found = datasets.load_dataset(place, config or None)
     except Exception as error:  # the library raises many kinds, its own and its loaders'
         raise DataError(f"Cannot load the data set {name!r}: {reason(error)}") from error
-    tables = found if isinstance(found, dict) else {"train": found}
+    return _by_split(found, f"The data set {name!r}")
+
+
+def _said(source: Any) -> str:
+    """Return what a source is called in messages."""
+    return str(source) if isinstance(source, str | os.PathLike) else f"the {type(source).__name__}"
+
+
+def _by_split(found: Any, name: str) -> dict[str, list[Row]]:
+    """Return the rows of a table, or of each of several by our names of their splits.
+
+    Raises:
+        DataError: No split has a name that is known, or something is no table.
+    """
+    tables = found if isinstance(found, Mapping) else {"train": found}
     if not any(split in SPLIT_NAMES for split in tables):
-        raise DataError(f"The data set {name!r} has no split named {', '.join(SPLIT_NAMES)}, but {', '.join(tables)}.")
-    return {SPLIT_NAMES[split]: _named(table) for split, table in tables.items() if split in SPLIT_NAMES}
+        raise DataError(f"{name} has no split named {', '.join(SPLIT_NAMES)}, but {', '.join(map(str, tables))}.")
+    return {SPLIT_NAMES[split]: _rows_of(table) for split, table in tables.items() if split in SPLIT_NAMES}
+
+
+def _rows_of(table: Any) -> list[Row]:
+    """Return the rows of a table, whichever library it is of.
+
+    Raises:
+        DataError: It is none.
+    """
+    if hasattr(table, "features"):  # datasets
+        return _named(table)
+    for names, options in (("to_dicts", ()), ("to_pylist", ()), ("to_dict", ("records",))):  # polars, pyarrow, pandas
+        if hasattr(table, names):
+            return list(getattr(table, names)(*options))
+    if isinstance(table, Sequence) and not isinstance(table, str) and all(isinstance(row, Mapping) for row in table):
+        return [dict(row) for row in table]
+    raise DataError(
+        f"A {type(table).__name__} is no table. Expected a file, a data frame, a datasets.Dataset or a list of dicts."
+    )
 
 
 def _named(table: Any) -> list[Row]:

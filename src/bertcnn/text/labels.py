@@ -1,8 +1,11 @@
 """Label names, class ids, and rows of 0 and 1; one label a text, or many."""
 
+import json
 import math
+from ast import literal_eval
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -41,6 +44,21 @@ def likely_separator(names: Sequence[str]) -> str:
         if len(parts) > 1 and sum(times[part] > 1 for part in parts) * 2 > len(parts):
             return mark
     return ""
+
+
+def as_list(value: Any) -> Any:
+    """Return the list that a cell of a table was written from, by JSON or by Python; anything else as it is.
+
+    >>> as_list('["food", "price"]'), as_list("['food']"), as_list("[food]"), as_list("food")
+    (['food', 'price'], ['food'], '[food]', 'food')
+    """
+    if isinstance(value, str) and value.strip()[:1] == "[" and value.strip()[-1:] == "]":
+        for read in (json.loads, literal_eval):
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                found = read(value.strip())
+                if isinstance(found, list):
+                    return found
+    return value
 
 
 def names_in(label: Label) -> tuple[str, ...]:

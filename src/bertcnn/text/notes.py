@@ -1,6 +1,9 @@
 """What of labelled texts a user would want to know before anything is learned from them."""
 
+import math
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 
 from bertcnn.text.dataset import Examples, Findings, look_at
@@ -41,13 +44,13 @@ def notes(found: Findings, held_out: Mapping[str, Examples | None]) -> Iterator[
             f"labels with a single training text: {_some(single)}. They can hardly be learned.",
             "Add texts, or remove or merge these labels.",
         )
-    alike: dict[str, list[str]] = {}
+    alike: dict[str | float, list[str]] = {}
     for name in labels:
-        alike.setdefault(name.casefold(), []).append(name)
+        alike.setdefault(_looks(name), []).append(name)
     doubled = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
     if doubled:
         yield (
-            f"labels that differ in capitals alone: {_some(doubled)}. Each is learned as a label of its own.",
+            f"labels that look alike: {_some(doubled)}. Each is learned as a label of its own.",
             "Write them alike if they mean the same.",
         )
     separator = likely_separator(labels)
@@ -57,6 +60,18 @@ def notes(found: Findings, held_out: Mapping[str, Examples | None]) -> Iterator[
             f"labels look like lists of labels, such as {joined}, and each list is learned as a label of its own.",
             f"If a text can have many labels, give --separator {separator!r}.",
         )
+
+
+def _looks(name: str) -> str | float:
+    """Return what labels have in common that differ in capitals alone, in how accents are written, or as numbers are.
+
+    >>> _looks("Good") == _looks("good"), _looks("01") == _looks("1.0"), _looks("nan")
+    (True, True, 'nan')
+    """
+    with suppress(ValueError):
+        if math.isfinite(number := float(name)):
+            return number
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 def _some(names: Iterable[str]) -> str:

@@ -5,16 +5,19 @@ Reading streams, so that memory does not grow with the number of rows; but a jso
 
 import codecs
 import csv
+import gzip
 import io
 import json
 import os
 import re
 import shlex
-from collections import Counter
+import zlib
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, Self
 
 from bertcnn.errors import DataError, nearest
 from bertcnn.text.cells import decoded
@@ -27,14 +30,21 @@ ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 """Of what is read and written."""
 
 READABLE = (*ENDINGS, ".json", ".txt")
+"""As they are, and all but parquet with ``.gz`` behind."""
+
+ALIASES = {".ndjson": ".jsonl", ".pq": ".parquet"}
 ADVICE = {
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "Save it as csv (UTF-8) in your spreadsheet program."),
-    **dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst"), "Unpack it first."),
+    **dict.fromkeys((".zip", ".bz2", ".xz", ".zst", ".parquet.gz"), "Unpack it first."),
 }
 _LABEL_MARK = re.compile(r"[ \t\v\f]*__label__([^ \t\v\f]*)[ \t\v\f]*")
 """A label before a text, as in fastText's files: ``__label__positive I liked it``."""
 
 ROWS_AT_ONCE = 4096
+BYTES_AT_ONCE = 1 << 20
+WORDS_OF_A_TEXT = 4
+"""Of so many spaces on a name is no name."""
+
 LONGEST_SHOWN = 60
 """Of what was given for a file and is none."""
 
@@ -46,8 +56,9 @@ def read_rows(file: str | Path, *, encoding: str = "utf-8", delimiter: str = "")
     r"""Read a table, a dict a row.
 
     Args:
-        file: Ends in .csv, .tsv, .jsonl or .parquet; in .json, an array of objects; or in .txt, a text a line, and
-            where it begins with labels as fastText marks them, those, joined by ``|``, as ``label``.
+        file: Ends in .csv, .tsv, .jsonl (.ndjson) or .parquet (.pq); in .json, an array of objects; or in .txt, a text
+            a line, and where it begins with labels as fastText marks them, those, joined by ``|``, as ``label``. All
+            but parquet may be packed by gzip (.gz).
         encoding: Of the text formats. A byte-order mark is no part of the text.
         delimiter: Between csv columns, one character or ``\t``; empty: ``,``, and for tsv a tab.
 
@@ -55,7 +66,7 @@ def read_rows(file: str | Path, *, encoding: str = "utf-8", delimiter: str = "")
         DataError: The file is missing, empty, broken, or of another kind.
     """
     path = Path(file)
-    ending = path.suffix.lower()
+    ending = ending_of(path)
     _check_is_file(file)
     if ending not in READABLE:
         advice = f" {ADVICE[ending]}" if ending in ADVICE else ""
@@ -80,6 +91,19 @@ def read_rows(file: str | Path, *, encoding: str = "utf-8", delimiter: str = "")
         raise DataError(f"{path} holds no rows. Expected at least one.")
 
 
+def ending_of(file: str | Path) -> str:
+    """Return what the name of a table says of its format: its ending in small letters, by its usual name.
+
+    >>> ending_of("a/B.CSV"), ending_of("c.ndjson.gz"), ending_of("d.parquet.gz")
+    ('.csv', '.jsonl', '.parquet.gz')
+    """
+    path = Path(file)
+    packed = path.suffix.lower() == ".gz"
+    ending = (path.with_suffix("") if packed else path).suffix.lower()
+    ending = ALIASES.get(ending, ending)
+    return f"{ending}.gz" if packed and ending not in {".csv", ".tsv", ".jsonl", ".json", ".txt"} else ending
+
+
 def _check_is_file(file: str | Path) -> None:
     """Refuse a folder, a name that is not there, and a text in the place of a file.
 
@@ -93,7 +117,7 @@ def _check_is_file(file: str | Path) -> None:
         raise DataError(f"{file} is an address, and nothing is fetched from the network. Download it first.")
     if os.path.isdir(path):
         raise DataError(f"{path} is a folder. Expected a file that ends in one of {', '.join(READABLE)}.")
-    if " " in str(path) and path.suffix.lower() not in READABLE:
+    if " " in str(path) and ending_of(path) not in READABLE:
         shown = str(path) if len(str(path)) <= LONGEST_SHOWN else f"{str(path)[:LONGEST_SHOWN]}..."
         raise DataError(
             f"No file {shown!r}. If it is a text: echo {shlex.quote(shown)} | bertcnn predict MODEL (or explain)."
@@ -102,8 +126,46 @@ def _check_is_file(file: str | Path) -> None:
     raise DataError(f"No file {str(path)!r}.{nearest(path.name, there)}")
 
 
-def read_lines(file: IO[bytes], name: str, *, encoding: str = "utf-8") -> Iterator[str]:
-    """Yield the lines of a stream as they come, without their ends.
+class Incoming:
+    """The lines of a stream of bytes, which knows whether another is there already, so that nobody need wait for it.
+
+    Args:
+        stream: What they are read from.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream: Any = stream
+        self._lines: deque[bytes] = deque()
+        self._begun: list[bytes] = []  # parts of a line whose end has not come
+
+    @property
+    def has_more(self) -> bool:
+        """Whether a line can be had at once."""
+        return bool(self._lines)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        while not self._lines:
+            data = self._stream.read1(BYTES_AT_ONCE)  # waits where there is nothing, and takes what there is
+            *whole, rest = data.split(b"\n")
+            if whole:
+                whole[0] = b"".join([*self._begun, whole[0]])
+                self._begun = []
+                self._lines.extend(whole)
+            if rest:
+                self._begun.append(rest)
+            elif not data and self._begun:
+                self._lines.append(b"".join(self._begun))
+                self._begun = []
+            elif not data:
+                raise StopIteration
+        return self._lines.popleft()
+
+
+def read_lines(file: IO[bytes], name: str, *, encoding: str = "utf-8") -> Iterator[list[str]]:
+    """Yield the lines of a stream without their ends, in lists of those that are there when the next list is asked for.
 
     Raises:
         DataError: A line is of another encoding, or there is no such encoding.
@@ -113,13 +175,29 @@ def read_lines(file: IO[bytes], name: str, *, encoding: str = "utf-8") -> Iterat
     except LookupError as error:
         raise DataError(f"No encoding {encoding!r}. Try utf-8, cp1252, latin-1 or utf-16.") from error
     if is_wide:  # whose lines do not end where a byte says so
-        try:
-            for number, line in enumerate(io.TextIOWrapper(file, encoding=encoding, newline="\n")):
-                yield (line if number else line.removeprefix("\ufeff")).rstrip("\r\n")
-        except UnicodeError as error:
-            raise DataError(f"{name} is not {encoding}: {error}.", "Give its --encoding.") from error
+        lines = _wide_lines(file, name, encoding)
+        while some := list(islice(lines, ROWS_AT_ONCE)):
+            yield some
         return
-    for number, raw in enumerate(file, start=1):
+    incoming = Incoming(file)
+    lines = _narrow_lines(incoming, name, encoding)
+    for line in lines:
+        some = [line]
+        while incoming.has_more and len(some) < ROWS_AT_ONCE:
+            some.append(next(lines))
+        yield some
+
+
+def _wide_lines(file: IO[bytes], name: str, encoding: str) -> Iterator[str]:
+    try:
+        for number, line in enumerate(io.TextIOWrapper(file, encoding=encoding, newline="\n")):
+            yield (line if number else line.removeprefix("\ufeff")).rstrip("\r\n")
+    except UnicodeError as error:
+        raise DataError(f"{name} is not {encoding}: {error}.", "Give its --encoding.") from error
+
+
+def _narrow_lines(lines: Iterable[bytes], name: str, encoding: str) -> Iterator[str]:
+    for number, raw in enumerate(lines, start=1):
         try:
             line = raw.decode(encoding)
         except (LookupError, UnicodeError) as error:  # base64 is a codec, but of no text
@@ -137,8 +215,10 @@ def check_column(row: Row, column: str, option: str, file: str | Path, *, delimi
         return
     names = list(row)
     hint = nearest(column, names)
-    if Path(file).suffix.lower() in DELIMITERS:
+    if ending_of(file) in DELIMITERS:
         hint = _other_delimiter(names, delimiter) or hint
+        if any(name.count(" ") >= WORDS_OF_A_TEXT for name in names):
+            hint = " That seems to be a text: if the file has no header, put a line with the columns' names first."
     raise DataError(
         f"{file} has no column {column!r}. Its columns: {', '.join(map(repr, names))}.{hint}", f"Choose with {option}."
     )
@@ -179,12 +259,17 @@ def _open_text(path: Path, encoding: str) -> Iterator[IO[str]]:
     """Open a text file, and turn its faults into words."""
     plain = encoding.lower().replace("_", "-")
     try:
-        with path.open(encoding="utf-8-sig" if plain in {"utf-8", "utf8"} else encoding, newline="") as file:
-            yield file
+        codec = "utf-8-sig" if plain in {"utf-8", "utf8"} else encoding
+        if path.suffix.lower() == ".gz":
+            with gzip.open(path, "rt", encoding=codec, newline="") as unpacked:
+                yield unpacked
+        else:
+            with path.open(encoding=codec, newline="") as file:
+                yield file
     except LookupError as error:
         raise DataError(f"No encoding {encoding!r}. Try utf-8, cp1252, latin-1 or utf-16.") from error
     except UnicodeError as error:
-        data = path.read_bytes()
+        data = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
         at = next((i for i in _undecodable(data, encoding)), 0)
         line = data.count(b"\n", 0, at) + 1
         guess = "utf-16" if data[:2] in {b"\xff\xfe", b"\xfe\xff"} else "cp1252 (Western Windows) or latin-1"
@@ -192,7 +277,7 @@ def _open_text(path: Path, encoding: str) -> Iterator[IO[str]]:
             f"{path} is not {encoding}: byte 0x{data[at]:02x} at offset {at} (line {line}) cannot be read.",
             f"If it is text, give its encoding, for instance --encoding {guess}.",
         ) from error
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:  # the last two of a damaged .gz
         raise DataError(f"Cannot read {path}: {error}") from error
 
 
@@ -211,11 +296,15 @@ def _lines(file: IO[str], path: Path) -> Iterator[str]:
 
 
 def _read_separated(path: Path, encoding: str, delimiter: str) -> Iterator[Row]:
+    quoting = _quoting(path, encoding, delimiter)
     with _open_text(path, encoding) as file:
-        reader = csv.reader(_lines(file, path), delimiter=delimiter, strict=True)
+        reader = csv.reader(_lines(file, path), delimiter=delimiter, strict=True, quoting=quoting)
         started, header = 1, list[str]()
         try:
             header = next(reader, [])
+            named = _without_empty_end(header) or header
+            has_more = len(named) < len(header)  # as spreadsheets leave behind what they export
+            header = named
             started = reader.line_num + 1
             doubled = {name for name, times in Counter(header).items() if times > 1}
             if doubled:
@@ -226,6 +315,8 @@ def _read_separated(path: Path, encoding: str, delimiter: str) -> Iterator[Row]:
                 started = reader.line_num + 1
                 if not cells:  # a blank line is no row
                     continue
+                if has_more and len(cells) > len(header):
+                    cells = [*cells[: len(header)], *_without_empty_end(cells[len(header) :])]
                 if len(cells) != len(header):
                     ragged.append(f"row {number} (line {reader.line_num}) has {len(cells)}")
                     if len(ragged) == 5:
@@ -247,6 +338,23 @@ def _read_separated(path: Path, encoding: str, delimiter: str) -> Iterator[Row]:
             f"{path} has {columns}, but {'; '.join(ragged)}.{'' if other else advice}",
             other.strip() or "Or give another --delimiter.",
         )
+
+
+def _without_empty_end(cells: list[str]) -> list[str]:
+    """Return cells without the empty ones at their end."""
+    return cells[: next((i for i in range(len(cells), 0, -1) if cells[i - 1]), 0)]
+
+
+def _quoting(path: Path, encoding: str, delimiter: str) -> Literal[0, 3]:
+    """Return how quotes are meant: those of a tsv that makes no table with them are signs like others, as in GLUE."""
+    if ending_of(path) == ".tsv":
+        with _open_text(path, encoding) as file:
+            try:
+                for _ in csv.reader(_lines(file, path), delimiter=delimiter, strict=True):
+                    pass
+            except csv.Error:
+                return csv.QUOTE_NONE
+    return csv.QUOTE_MINIMAL
 
 
 def _read_jsonl(path: Path, encoding: str) -> Iterator[Row]:

@@ -314,6 +314,11 @@ class PieceTokenizer:
     Args:
         tokenizer: The compiled tokenizer (``tokenizer.json``).
         config: The settings beside it (``tokenizer_config.json``).
+
+    Attributes:
+        prefix, suffix: Special pieces before and after those of a text.
+        pad_id: The piece for padding.
+        unknown_id: The piece for what is not in the vocabulary; None: there is none.
     """
 
     def __init__(self, tokenizer: Tokenizer, config: dict[str, Any]) -> None:
@@ -326,10 +331,14 @@ class PieceTokenizer:
         at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
         self.prefix: list[int] = full[:at]
         self.suffix: list[int] = full[at + len(bare) :]
-        pad = config.get("pad_token")
-        token = pad["content"] if isinstance(pad, dict) else pad
-        found = tokenizer.token_to_id(token) if token else None
-        self.pad_id: int = 0 if found is None else found
+        self.pad_id: int = self._special("pad_token") or 0
+        self.unknown_id = self._special("unk_token")
+
+    def _special(self, name: str) -> int | None:
+        """Return the number of a piece that the settings name."""
+        named = self.config.get(name)
+        token = named["content"] if isinstance(named, dict) else named
+        return self.tokenizer.token_to_id(token) if token else None
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

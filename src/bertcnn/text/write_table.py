@@ -13,7 +13,7 @@ from typing import IO, Any
 from bertcnn.errors import DataError
 from bertcnn.files import beside
 from bertcnn.text.cells import SURROGATE, as_cell, as_json, without_surrogates
-from bertcnn.text.read_table import DELIMITERS, ENDINGS, ROWS_AT_ONCE, Row, pyarrow_parquet
+from bertcnn.text.read_table import DELIMITERS, ENDINGS, ROWS_AT_ONCE, Row, ending_of, pyarrow_parquet
 
 
 def write_rows(file: str | Path, rows: Iterable[Row], *, like: str | Path = "") -> int:
@@ -111,7 +111,7 @@ def _write_parquet(stream: IO[bytes], rows: Iterable[Row], like: Path) -> int:
     parquet = pyarrow_parquet()
     import pyarrow as pa
 
-    known = parquet.read_schema(like) if like.suffix.lower() == ".parquet" else pa.schema([])
+    known = parquet.read_schema(like) if ending_of(like) == ".parquet" else pa.schema([])
     writer: Any = None
     count = 0
     try:

@@ -24,7 +24,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from bertcnn.errors import TrainingError
 
 COLLAPSED = (
-    "{name} gives every dev text the same answer. Usual causes: labels out of balance (--class-weights balanced), a "
+    "{name} gives every dev text the same answer. Usual causes: labels out of balance ({balance}), a "
     "learning rate too high ({rate}, try a third), too few steps ({epochs}), or labels that do not belong to their "
     "texts."
 )
@@ -113,12 +113,16 @@ class Clock(TrainerCallback):
 class Watchdog(TrainerCallback):
     """Says when a run fails in one of the usual ways.
 
+    Args:
+        name: Of the stage.
+        is_weighted: Labels have weights already.
+
     Attributes:
         warnings: What was said, each once.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, *, is_weighted: bool = False) -> None:
+        self.name, self.is_weighted = name, is_weighted
         self.warnings: list[str] = []
         self.small_gradients = 0
         self.collapsed = False
@@ -148,7 +152,8 @@ class Watchdog(TrainerCallback):
     def _say(self, what: str) -> None:
         trained = "encoder" if self.name == "finetune" else "head"
         epochs = "--epochs" if self.name == "finetune" else "--head-epochs"
-        said = what.format(name=self.name, rate=f"--{trained}-learning-rate", epochs=epochs)
+        balance = "more texts of the rare ones" if self.is_weighted else "--class-weights balanced"
+        said = what.format(name=self.name, rate=f"--{trained}-learning-rate", epochs=epochs, balance=balance)
         if said not in self.warnings:
             self.warnings.append(said)
 

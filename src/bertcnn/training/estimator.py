@@ -54,7 +54,8 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
     def __init__(self, **parameters: Any) -> None:
         unknown = [name for name in parameters if name not in DEFAULTS]
         if unknown:
-            raise TypeError(f"Unexpected parameter {unknown[0]!r}.{nearest(unknown[0], DEFAULTS)}")
+            hint = " Its name here is 'seed'." if unknown[0] == "random_state" else nearest(unknown[0], DEFAULTS)
+            raise TypeError(f"Unexpected parameter {unknown[0]!r}.{hint}")
         for name, default in DEFAULTS.items():
             setattr(self, name, parameters.get(name, default))
 
@@ -137,6 +138,11 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
         """Return probabilities ``(N, K)``, columns in the order of ``classes_``."""
         check_is_fitted(self, "trained_")
         return self._in_order(self.trained_.predictor.probabilities(_texts(X)), missing=0.0)
+
+    def predict_log_proba(self, X: Sequence[str]) -> Floats64:  # noqa: N803
+        """Return the natural logarithms of :meth:`predict_proba`."""
+        with np.errstate(divide="ignore"):  # of a label that no text had when it was fitted
+            return np.log(self.predict_proba(X))
 
     def predict(self, X: Sequence[str]) -> npt.NDArray[Any]:  # noqa: N803
         """Return the label of each text, or for many labels a text the indicator matrix ``(N, K)``."""

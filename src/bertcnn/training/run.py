@@ -28,6 +28,9 @@ from bertcnn.training.depth_search import DepthSearch, Scored, median_text
 from bertcnn.training.layer_states import at
 from bertcnn.training.stage import Stage, TextSet, collate_pieces, collate_states, run_stage
 
+MOST_UNKNOWN = 0.05
+"""Share of the pieces of texts that an encoder may not know before that is told."""
+
 
 @dataclass(frozen=True)
 class SharedPieces:
@@ -61,6 +64,13 @@ class SharedPieces:
             ]
             pieces = Pieces.of(kept)
         return cls(pieces, rows, cut_texts)
+
+    def unknown_share(self, tokenizer: PieceTokenizer, part: str) -> float:
+        """Return the share of the pieces of a split's texts, but for special ones, that are not in the vocabulary."""
+        unknown = np.append(0, np.cumsum(self.pieces.ids == tokenizer.unknown_id))[self.pieces.starts]
+        special = len(tokenizer.prefix) + len(tokenizer.suffix)
+        rows = self.rows[part]
+        return float(np.diff(unknown)[rows].sum() / max(1, (self.pieces.lengths[rows] - special).sum()))
 
 
 class TrainingRun:
@@ -101,6 +111,12 @@ class TrainingRun:
             self.warnings.append(
                 f"The encoder ({self.model.config.encoder.model_type}) reads padding as text, so answers depend on the "
                 "other texts of a batch. Take another encoder, or predict with max_tokens=1, a text a batch."
+            )
+        unknown = self.shared.unknown_share(self.tokenizer, "train")
+        if unknown > MOST_UNKNOWN:
+            self.warnings.append(
+                f"{unknown:.0%} of the word pieces of the training texts are unknown to this encoder, which takes them "
+                "all for the same: it is of another language, or has no such signs. Choose another --encoder."
             )
         self.encoding_seconds = self.cached_seconds = 0.0
         self.depth_curve: DepthCurve | None = None
@@ -212,7 +228,8 @@ class TrainingRun:
         whole = collate_pieces(model.config.windowing, self.tokenizer.pad_id)
         collate = whole if states is None else collate_states(states)
         stage = Stage(name, sets["train"], sets["dev"], collate, epochs, metric, folder)
-        watchdog, show = Watchdog(name), ProgressBar(self.console, folder.name, metric)
+        watchdog = Watchdog(name, is_weighted=training.class_weights != "none")
+        show = ProgressBar(self.console, folder.name, metric)
         module = model if states is None else model.head
         with Interruption() as interruption, show.bar:
             log = run_stage(module, stage, training, [Clock(), watchdog, interruption, show], resume=resume)
