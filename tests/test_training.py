@@ -211,7 +211,6 @@ def test_few_texts_make_small_batches(splits: Splits, quick: Settings, monkeypat
 
 def test_learning_rates_by_group(quick: Settings, splits: Splits) -> None:
     from bertcnn.text.labels import Labels
-from bertcnn.text.tokens import PieceTokenizer
 
     settings = change(
         quick, {"depth": 3, "layer_decay": 0.5, "encoder_learning_rate": 0.001, "head_learning_rate": 0.1}
