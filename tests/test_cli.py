@@ -380,6 +380,28 @@ def test_what_is_trained_is_read_again_without_being_told(tiny: str, tmp_path: P
     assert "Choose with --text" in call("predict", tmp_path / "m", tmp_path / "r.csv", "--text", "no").err
 
 
+def test_a_text_in_two_columns_is_read_so_by_all_commands(tiny: str, tmp_path: Path) -> None:
+    texts, labels = make_texts(80, seed=3)
+    rows = [
+        {"title": text.split()[0], "body": " ".join(text.split()[1:]), "label": label}
+        for text, label in zip(texts, labels, strict=True)
+    ]
+    write_rows(tmp_path / "two.csv", rows)
+    write_rows(tmp_path / "one.csv", [{"text": text} for text in texts])
+    trained = call("train", tmp_path / "two.csv", "--text", "title,body", "--output", tmp_path / "m", *small(tiny))
+    assert trained.code == 0, trained.err
+    asked = {name: call("predict", tmp_path / "m", tmp_path / f"{name}.csv", "--json") for name in ("two", "one")}
+    answers = {name: [json.loads(line) for line in done.out.splitlines()] for name, done in asked.items()}
+    assert [one["prediction"] for one in answers["two"]] == [one["prediction"] for one in answers["one"]]
+    assert {"title", "body", "label"} < answers["two"][0].keys()
+    assert "title,body" not in answers["two"][0]
+    assert json.loads(call("evaluate", tmp_path / "m", tmp_path / "two.csv", "--json").out)["texts"] == 80
+    explained = json.loads(call("explain", tmp_path / "m", tmp_path / "two.csv", "--json").out.splitlines()[0])
+    assert explained["text"] == f"{rows[0]['title']}\n{rows[0]['body']}"
+    done = call("insights", tmp_path / "m", tmp_path / "two.csv", "--output", tmp_path / "found")
+    assert done.code == 0, done.err
+
+
 def test_a_text_or_a_folder_is_no_file(folder: Path, tmp_path: Path) -> None:
     done = call("predict", folder, "Not bad at all.")
     assert done.code == 2

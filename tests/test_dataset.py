@@ -303,6 +303,22 @@ def test_quotes_of_a_tsv_that_close_nothing_are_signs(tmp_path: Path) -> None:
     assert [row["text"] for row in read_rows(file)] == ["two\nlines"]
 
 
+def test_several_columns_and_paths_are_texts(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    rows = [{"review": {"title": f"Title {i}", "body": "It is."}, "meta": {"stars": i % 2}} for i in range(4)]
+    write_rows(file, [*rows, {"review": {"body": "No title"}, "meta": {"stars": 1}}])
+    settings = DataSettings(text="review.title, review.body", label="meta.stars")
+    found = load_examples(str(file), settings)["train"]
+    assert found.texts == [*(f"Title {i}\nIt is." for i in range(4)), "No title"]
+    assert found.labels == ["0", "1", "0", "1", "1"]
+    with pytest.raises(DataError, match=r"no column 'review.name'. Its columns: 'review', 'meta'"):
+        load_examples(str(file), replace(settings, text="review.title,review.name"))
+    with pytest.raises(DataError, match=r"no column 'meta.stars,review'"):  # a label is of one column
+        load_examples(str(file), replace(settings, label="meta.stars,review"))
+    with pytest.raises(DataError, match="A text is a dict"):
+        load_examples(str(file), replace(settings, text="review"))
+
+
 class Slow:
     """A pipe from which what one write put in comes by itself."""
 

@@ -46,7 +46,7 @@ def _setting(default: Any, meaning: str, within: Range | None = None) -> Any:
 class DataSettings:
     """Where texts and labels stand, and how they are divided."""
 
-    text: str = _setting("text", "Column with the texts.")
+    text: str = _setting("text", "Column with the texts; several with commas between (title,body) are joined.")
     label: str = _setting("label", "Column with the labels.")
     separator: str = _setting("", "Between labels, where a text can have many (such as '|'); empty: one label.")
     delimiter: str = _setting(

@@ -200,15 +200,15 @@ def predict(
         total = count_rows(source, data)
     predictor = load_predictor(model, backend, device, max_tokens)
     from bertcnn.inference.prediction import answer_columns, check_has_room
-    from bertcnn.text.dataset import as_text
+    from bertcnn.text.dataset import text_of
     from bertcnn.text.read_table import read_rows, with_column
 
     column = "text" if source == "-" else data.text
     columns = answer_columns(predictor.label_names)
 
-    def text_of(row: dict[str, Any]) -> str:
+    def checked_text(row: dict[str, Any]) -> str:
         check_has_room(row, columns)  # before anything is computed
-        return as_text(row.get(column))
+        return text_of(row, column)
 
     parts: Iterable[Iterable[dict[str, Any]]]
     if source == "-":  # who pipes lines in waits for their answers, and not for the next lines
@@ -217,7 +217,7 @@ def predict(
         rows = read_rows(source, encoding=encoding, delimiter=data.delimiter)
         parts = [with_column(rows, column, "--text", source, delimiter=delimiter or "")]
     counts = _Counts()
-    scored = chain.from_iterable(_scored(part, predictor, text_of, counts) for part in parts)
+    scored = chain.from_iterable(_scored(part, predictor, checked_text, counts) for part in parts)
     started = perf_counter()
     with until_closed():
         number = _write(scored, output, source, column, as_json=as_json, as_table=as_table, total=total)

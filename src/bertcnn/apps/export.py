@@ -111,12 +111,12 @@ def check(
     """
     check_is_folder(model)
     from bertcnn.inference.certificate import certify, write_certificate
-    from bertcnn.text.dataset import as_text
+    from bertcnn.text.dataset import text_of
     from bertcnn.text.read_table import with_column
 
     data = reading(model, source, text=text, encoding=encoding, delimiter=delimiter)
     rows = with_column(rows_of(source, data), data.text, "--text", source, delimiter=data.delimiter)
-    texts = ["", "a", *(as_text(row.get(data.text)) for row in islice(rows, limit))]  # and a long one
+    texts = ["", "a", *(text_of(row, data.text) for row in islice(rows, limit))]  # and a long one
     err.print(
         f"Running {len(texts) + 1:,} texts (three of ours) in every way, by each backend: a minute or so.",
         highlight=False,

@@ -75,6 +75,7 @@ def insights(
     predictor = load_predictor(model, backend, device)
     from bertcnn.inference.insights.collect import insights as find
     from bertcnn.inference.insights.report import write_insights
+    from bertcnn.text.read_table import cell_of
 
     said = {"text": text, "label": label or None, "separator": None, "encoding": encoding, "delimiter": delimiter}
     data = reading_labels(model, source, many=predictor.is_multi_label, **said)
@@ -89,7 +90,7 @@ def insights(
     copies = iter(tee(rows, 1 + bool(label) + bool(by)))
     texts = (_text(row, data.text) for row in next(copies))
     labels = _labels(next(copies), data) if label else None
-    groups = (row.get(by) for row in next(copies)) if by else None
+    groups = (cell_of(row, by) for row in next(copies)) if by else None
     with progress_bar("read") as progress:
         task = progress.add_task("reading", total=None)
         found = find(
@@ -112,7 +113,7 @@ def _rows(source: str, data: "DataSettings", label: str | None, by: str | None) 
     Raises:
         DataError: It cannot be read, or a column that was named is not there.
     """
-    from bertcnn.text.read_table import check_column
+    from bertcnn.text.read_table import check_column, has_column
 
     if source == "-":
         if label or by:
@@ -121,26 +122,27 @@ def _rows(source: str, data: "DataSettings", label: str | None, by: str | None) 
     every = rows_of(source, data)
     first = next(every)
     if label is None:
-        label = data.label if data.label in first else ""
+        label = data.label if has_column(first, data.label) else ""
     for column, option in ((data.text, "--text"), (label, "--label"), (by, "--by")):
         if column:
-            check_column(first, column, option, source, delimiter=data.delimiter)
+            check_column(first, column, option, source, delimiter=data.delimiter, several=option == "--text")
     return chain([first], every), label
 
 
 def _text(row: dict[str, Any], column: str) -> str:
-    from bertcnn.text.dataset import as_text
+    from bertcnn.text.dataset import text_of
 
-    return as_text(row.get(column))
+    return text_of(row, column)
 
 
 def _labels(rows: Iterable[dict[str, Any]], data: "DataSettings") -> "Iterator[Label | None]":
     """Yield each row's label; None where it has none, unless a text can have many, or none."""
     from bertcnn.text.cells import is_missing
     from bertcnn.text.dataset import label_of
+    from bertcnn.text.read_table import cell_of
 
     for row in rows:
-        value = row.get(data.label)
+        value = cell_of(row, data.label)
         if not data.separator and (is_missing(value) or value == [] or not str(value).strip()):
             yield None
         else:

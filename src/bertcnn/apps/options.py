@@ -29,7 +29,8 @@ Source = Annotated[
 ]
 Labelled = Annotated[str, typer.Argument(help="Labelled texts: a file, builtin:reviews, or hf:owner/name.")]
 Text = Annotated[
-    Optional[str], typer.Option(help="Column with the texts; default: as in training, or 'text'.", show_default=False)
+    Optional[str],
+    typer.Option(help="Column with the texts, or several: title,body; default: as in training.", show_default=False),
 ]
 Label = Annotated[
     Optional[str], typer.Option(help="Column with the labels; default: as in training, or 'label'.", show_default=False)
@@ -134,24 +135,30 @@ def reading(model: Path, source: str, **said: str | None) -> DataSettings:
     columns = {"text", "label"} & likely.keys()
     found = plain
     for choice in (likely, {**likely, "delimiter": plain.delimiter}):
-        header = _header(source, change(Settings(), {**choice, **given}).data)
+        first = _first_row(source, change(Settings(), {**choice, **given}).data)
         # A trained column that is missing may be there by its usual name; else it is the trained one that is missed.
-        usual = {name: getattr(plain, name) for name in columns if choice[name] not in header}
-        usual = {name: value for name, value in usual.items() if value in header}
+        usual = {name: getattr(plain, name) for name in columns if not _has(first, choice[name])}
+        usual = {name: value for name, value in usual.items() if value in first}
         found = change(Settings(), {**choice, **usual, **given}).data
-        if found.text in header:
+        if _has(first, found.text):
             break
     return found
 
 
-def _header(source: str, data: DataSettings) -> set[str]:
-    """Return the columns of a file; none where it cannot be read so."""
+def _has(row: "Row", column: str) -> bool:
+    from bertcnn.text.read_table import has_column, parts_of
+
+    return all(has_column(row, one) for one in parts_of(row, column))
+
+
+def _first_row(source: str, data: DataSettings) -> "Row":
+    """Return a row of a file; an empty one where it cannot be read so."""
     from bertcnn.text.read_table import read_rows
 
     try:
-        return set(next(read_rows(source, encoding=data.encoding, delimiter=data.delimiter)))
+        return next(read_rows(source, encoding=data.encoding, delimiter=data.delimiter))
     except BertCNNError:
-        return set()
+        return {}
 
 
 def check_is_other(output: Path, source: str, option: str) -> None:
@@ -198,7 +205,7 @@ def read_texts(source: str, column: str, *, encoding: str, delimiter: str) -> It
     Raises:
         DataError: They cannot be read, or there is no such column.
     """
-    from bertcnn.text.dataset import as_text
+    from bertcnn.text.dataset import text_of
     from bertcnn.text.read_table import read_rows, with_column
 
     if source == "-":
@@ -206,7 +213,7 @@ def read_texts(source: str, column: str, *, encoding: str, delimiter: str) -> It
         return
     rows = read_rows(source, encoding=encoding, delimiter=delimiter)
     for row in with_column(rows, column, "--text", source, delimiter=delimiter):
-        yield as_text(row.get(column))
+        yield text_of(row, column)
 
 
 def stdin_lines(encoding: str) -> Iterator[list[str]]:

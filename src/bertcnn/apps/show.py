@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -86,9 +94,18 @@ def progress_bar(what: str) -> Progress:
     Args:
         what: Is done with them, such as ``read``.
     """
-    shown = "{task.completed:,} texts " + what
-    columns = SpinnerColumn(), BarColumn(bar_width=24), TextColumn(shown), TimeElapsedColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+    return Progress(
+        SpinnerColumn(),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn(f"texts {what}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
 
 
 def say_blank(texts: Iterable[str]) -> None:
@@ -174,7 +191,7 @@ def show_operation(operation: "Operation") -> None:
 
 def show_rows(rows: Iterable[dict[str, Any]], text: str) -> int:
     """Show predictions on a terminal, a row each; return their number."""
-    from bertcnn.text.dataset import as_text
+    from bertcnn.text.dataset import text_of
 
     number, left = 0, iter(rows)
     while some := list(islice(left, ROWS_SHOWN_AT_ONCE)):
@@ -183,7 +200,7 @@ def show_rows(rows: Iterable[dict[str, Any]], text: str) -> int:
         table.add_column("prediction")
         table.add_column("confidence", justify="right")
         for row in some:
-            shown = printable(as_text(row.get(text))[: SHOWN_CHARACTERS + 1])
+            shown = printable(text_of(row, text)[: SHOWN_CHARACTERS + 1])
             shown = shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}…"
             table.add_row(escape(shown), escape(row["prediction"]), f"{row['confidence']:.3f}")
         out.print(table)

@@ -25,7 +25,7 @@ from bertcnn.text.dataset import (
     stratified_rows,
 )
 from bertcnn.text.labels import Labels
-from bertcnn.text.read_table import Row, check_column
+from bertcnn.text.read_table import Row, cell_of, check_column
 
 DEV_FRACTION = 0.1
 
@@ -199,7 +199,7 @@ def _test_rows(table: TaskData, run: Run) -> list[int]:
     if run.fold is None:
         return sorted(stratified_rows(examples, task.test_fraction, seed=run.seed))
     if task.fold_column:
-        values = [str(row.get(task.fold_column)) for row in table.tested_rows]
+        values = [str(cell_of(row, task.fold_column)) for row in table.tested_rows]
         names = sorted(set(values))
         if len(names) != task.folds:
             raise DataError(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from bertcnn.study.division import TaskData
 from bertcnn.study.perturb import NEGATIONS
+from bertcnn.text.read_table import cell_of
 
 _NEGATION = re.compile(rf"\b(?:{'|'.join(sorted(NEGATIONS))})\b|n['\u2019]t\b", re.IGNORECASE)
 WORD = re.compile(r"\w+(?:['\u2019]\w+)?")
@@ -44,7 +45,7 @@ def slices_of(table: TaskData) -> list[dict[str, str]]:
         if has_halves:
             kinds["label frequency"] = "commoner half" if label in common else "rarer half"
         if table.task.tag:
-            kinds["tag"] = str(row.get(table.task.tag, ""))
+            kinds["tag"] = str(cell_of(row, table.task.tag))
         found.append(kinds)
     return found
 

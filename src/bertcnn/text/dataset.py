@@ -13,7 +13,7 @@ from bertcnn.errors import DataError, reason
 from bertcnn.settings import DataSettings
 from bertcnn.text.cells import is_missing
 from bertcnn.text.labels import Label, as_list, likely_separator, named, names_in
-from bertcnn.text.read_table import Row, check_column, read_rows
+from bertcnn.text.read_table import Row, cell_of, check_column, parts_of, read_rows
 
 Part = TypeVar("Part", bound=Sized)
 
@@ -318,6 +318,18 @@ def as_text(value: Any) -> str:
     return "" if is_missing(value) else str(value)
 
 
+def text_of(row: Row, column: str) -> str:
+    r"""Return the text of a row; where it stands in several columns, named with commas between, a line of each.
+
+    >>> text_of({"title": "Good", "body": "I liked it.", "id": 1}, "title,body")
+    'Good\nI liked it.'
+
+    Raises:
+        DataError: A cell is no text.
+    """
+    return "\n".join(filter(None, (as_text(cell_of(row, part)) for part in parts_of(row, column))))
+
+
 def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Examples:
     """Return the texts and labels of rows.
 
@@ -327,8 +339,9 @@ def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Exa
     if not rows:
         raise DataError(f"{source} has no rows.")
     for column, option in ((settings.text, "--text"), (settings.label, "--label")):
-        check_column(rows[0], column, option, source, delimiter=settings.delimiter)
-    values = [row.get(settings.label) for row in rows]
+        is_text = option == "--text"
+        check_column(rows[0], column, option, source, delimiter=settings.delimiter, several=is_text)
+    values = [cell_of(row, settings.label) for row in rows]
     lists = [isinstance(as_list(value), list) for value in values if not _is_blank(value)]
     many = bool(settings.separator) or any(isinstance(value, list) for value in values) or (all(lists) and any(lists))
     texts: list[str] = []
@@ -336,7 +349,7 @@ def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Exa
     missing: list[int] = []
     for number, (row, value) in enumerate(zip(rows, values, strict=True), start=1):
         try:
-            texts.append(as_text(row.get(settings.text)))
+            texts.append(text_of(row, settings.text))
             labels.append(label_of(value, settings.separator, many=many))
         except DataError as error:
             raise DataError(f"{source}, row {number}: {error}") from error

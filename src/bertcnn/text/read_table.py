@@ -205,15 +205,56 @@ def _narrow_lines(lines: Iterable[bytes], name: str, encoding: str) -> Iterator[
         yield line.removeprefix("\ufeff").rstrip("\r\n") if number == 1 else line.rstrip("\r\n")
 
 
-def check_column(row: Row, column: str, option: str, file: str | Path, *, delimiter: str = "") -> None:
+def cell_of(row: Row, column: str) -> Any:
+    """Return a cell, None where it is not there; of an object in a cell of json, by the path to it.
+
+    >>> cell_of({"review": {"body": "Good."}, "a.b": 1}, "review.body"), cell_of({"a.b": 1}, "a.b"), cell_of({}, "a.b")
+    ('Good.', 1, None)
+    """
+    if column in row:
+        return row[column]
+    value: Any = row
+    for key in column.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def parts_of(row: Row, column: str) -> list[str]:
+    """Return the columns that a name with commas stands for; a column of that whole name is itself.
+
+    >>> parts_of({"title": "", "body": ""}, "title, body"), parts_of({"a,b": ""}, "a,b")
+    (['title', 'body'], ['a,b'])
+    """
+    return [column] if column in row else [part.strip() for part in column.split(",")]
+
+
+def has_column(row: Row, column: str) -> bool:
+    """Return whether a row has a cell that :func:`cell_of` finds."""
+    path, _, last = column.rpartition(".")
+    inside = cell_of(row, path) if path else None
+    return column in row or (isinstance(inside, dict) and last in inside)
+
+
+def check_column(
+    row: Row, column: str, option: str, file: str | Path, *, delimiter: str = "", several: bool = False
+) -> None:
     """Refuse a table that has no such column, naming those it has.
+
+    Args:
+        row: Its first.
+        column: The column.
+        option: By which it was named.
+        file: That the table is of.
+        delimiter: By which it was read.
+        several: There may be more than one, with commas between.
 
     Raises:
         DataError: The column is not there.
     """
-    if column in row:
+    missing = [one for one in (parts_of(row, column) if several else [column]) if not has_column(row, one)]
+    if not missing:
         return
-    names = list(row)
+    column, names = missing[0], list(row)
     hint = nearest(column, names)
     if ending_of(file) in DELIMITERS:
         hint = _other_delimiter(names, delimiter) or hint
@@ -227,14 +268,14 @@ def check_column(row: Row, column: str, option: str, file: str | Path, *, delimi
 def with_column(
     rows: Iterable[Row], column: str, option: str, file: str | Path, *, delimiter: str = ""
 ) -> Iterator[Row]:
-    """Pass on the rows of a table whose first has a column; a later one of json may lack it, and has no value there.
+    """Pass on the rows of a table whose first has a column, or several; a later one of json may have no value there.
 
     Raises:
         DataError: The column is not there.
     """
     for number, row in enumerate(rows):
         if not number:
-            check_column(row, column, option, file, delimiter=delimiter)
+            check_column(row, column, option, file, delimiter=delimiter, several=True)
         yield row
 
 
