@@ -121,6 +121,7 @@ BAD_FILES: list[tuple[str, str, bytes | Callable[[Path], bytes], str]] = [
     ("a cut-off packed file", "t.csv.gz", gzip.compress(b"text,label\na,b\n" * 900)[:-12], r"Cannot read .*t\.csv\.gz"),
     ("no packed file", "t.csv.gz", b"text,label\na,b\n", r"Cannot read .*t\.csv\.gz: Not a gzipped file"),
     ("latin-1, packed", "t.csv.gz", gzip.compress(b"text,label\ncaf\xe9,a\n"), r"byte 0xe9 at offset 14 \(line 2\)"),
+    ("a question for a header", "t.csv", b"What did you like most about us,l\na,b\n", "no column 'text'.*seems to be"),
     ("no header", "t.tsv", b"I liked it a lot\tgood\nNot I\tbad\n", r"if the file has no header, put a line with"),
     ("a value beyond the header", "t.csv", b"text,label,\na,b,\nc,d,e\n", r"has 2 columns, but row 2 \(line 3\) has 3"),
     ("an object for a label", "t.jsonl", b'{"text": "a", "label": {"is": "b"}}\n', r"row 1: The label is an object"),

@@ -487,8 +487,8 @@ def test_labels_that_no_score_speaks_for_are_said(capsys: pytest.CaptureFixture[
     sure = np.eye(3)[[0, 1]]
     show_scores(evaluate(np.array([0, 1]), sure, ["bad", "good", "odd"]), "m")
     rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
-    assert ["odd", "-", "-", "-", "0", "0", "0", "0"] in rows
-    assert ["good", "1.000", "1.000", "1.000", "1", "0", "1", "0"] in rows
+    assert ["odd", "-", "-", "-", "-", "0", "0", "0", "0"] in rows
+    assert ["good", "1.000", "1.000", "1.000", "1.000", "1", "0", "1", "0"] in rows
     assert ["log", "loss", "0.000", "0.000", "to"] in [row[:5] for row in rows]
 
 
@@ -500,13 +500,13 @@ def test_scores_are_whole_where_labels_are_many_and_long(
     show_scores(evaluate(np.arange(6), np.eye(6), names), "m")
     said = capsys.readouterr().out
     rows = [" ".join(line.replace("│", " ").split()) for line in said.splitlines()]
-    assert "number 1.000 1.000 1.000 1" in rows
+    assert "number 1.000 1.000 1.000 1.000 1" in rows
     assert "number 0 0 0 0 0 1" in rows
     assert max(map(len, said.splitlines())) <= 80
     monkeypatch.setattr(out, "_width", 160)
     show_scores(evaluate(np.arange(6), np.eye(6), names), "m")
     rows = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
-    assert "number 1.000 1.000 1.000 1 0 0 0 0 0 1" in rows
+    assert "number 1.000 1.000 1.000 1.000 1 0 0 0 0 0 1" in rows
 
 
 def test_what_labels_were_taken_for_fits_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -516,7 +516,7 @@ def test_what_labels_were_taken_for_fits_the_terminal(capsys: pytest.CaptureFixt
     show_scores(evaluate(truth, np.eye(12)[answers], names), "m")
     lines = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[lines.index("Taken for") :][-2:] == [f"{names[i]} {names[5]} 1" for i in (0, 1)]
-    assert "a rather long name 3 1.000 1.000 1.000 2" in lines
+    assert "a rather long name 3 1.000 1.000 1.000 1.000 2" in lines
 
 
 def test_a_text_neither_steers_nor_fills_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

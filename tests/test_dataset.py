@@ -34,8 +34,8 @@ from bertcnn.text.dataset import (
     normal_form,
     stratified_rows,
 )
-from bertcnn.text.labels import Labels
-from bertcnn.text.read_table import ending_of, read_lines, read_rows
+from bertcnn.text.labels import Labels, as_list
+from bertcnn.text.read_table import cell_of, ending_of, read_lines, read_rows
 from bertcnn.text.write_table import write_rows
 
 COLUMNS = DataSettings(text="review", label="sentiment")
@@ -299,6 +299,9 @@ def test_quotes_of_a_tsv_that_close_nothing_are_signs(tmp_path: Path) -> None:
     file = tmp_path / "t.tsv"
     file.write_text('text\tlabel\n"I liked it\tgood\nNot "I"\tbad\n"Hm" she said\tbad\n')
     assert [row["text"] for row in read_rows(file)] == ['"I liked it', 'Not "I"', '"Hm" she said']
+    file.write_text('text\tlabel\n"He said ""no"""\tgood\n"5 screen\tbad\n')
+    with pytest.raises(DataError, match="a quote that is never closed"):
+        list(read_rows(file))
     file.write_text('text\tlabel\n"two\nlines"\tgood\n')
     assert [row["text"] for row in read_rows(file)] == ["two\nlines"]
 
@@ -315,6 +318,7 @@ def test_several_columns_and_paths_are_texts(tmp_path: Path) -> None:
         load_examples(str(file), replace(settings, text="review.title,review.name"))
     with pytest.raises(DataError, match=r"no column 'meta.stars,review'"):  # a label is of one column
         load_examples(str(file), replace(settings, label="meta.stars,review"))
+    assert cell_of({"a.b": {"c": "text"}}, "a.b.c") == "text"
     with pytest.raises(DataError, match="A text is a dict"):
         load_examples(str(file), replace(settings, text="review"))
 
@@ -353,6 +357,14 @@ def test_tables_of_other_libraries_are_read(datasets: Any, tmp_path: Path) -> No
     assert set(whole.train.labels) == {"0", "1"}
     with pytest.raises(DataError, match=r"the DataFrame has no column 'text'. Its columns: 'review', 'stars'"):
         load_splits(frame)
+    named = frame.assign(features=1, columns=2, to_dicts=3)
+    assert load_splits(named, settings).train.texts == whole.train.texts
+    with pytest.raises(DataError, match=r"the list has no column 'text'. Its columns: '0'"):
+        load_splits([{0: "a"}])
+    with pytest.raises(DataError, match=r"A Series is no table"):
+        load_splits(frame["review"])
+    withheld = {"train": frame, "test": frame.assign(stars=math.nan)}
+    assert all(text in columns["review"] for text in load_splits(withheld, settings).train.texts)
     with pytest.raises(DataError, match=r"A int is no table. Expected a file, a data frame"):
         load_splits(3)
 
@@ -370,6 +382,9 @@ def test_lists_in_cells_are_lists(tmp_path: Path, written: Any) -> None:
     for separator in ("", "|"):
         found = load_examples(str(file), DataSettings(separator=separator))["train"]
         assert found.labels == [("a", "b"), (), ("b",)]
+    rows = [{"text": "1", "label": np.array(["a", "b"])}, {"text": "2", "label": ("b",)}]
+    assert load_examples(rows, DataSettings())["train"].labels == [("a", "b"), ("b",)]
+    assert as_list("[{[1]: 2}]") == "[{[1]: 2}]"
     write_rows(file, [{"text": "1", "label": "[a]"}, {"text": "2", "label": "['b']"}])
     assert load_examples(str(file), DataSettings())["train"].labels == ["[a]", "['b']"]  # not all are
 

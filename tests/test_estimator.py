@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from bertcnn import BertCNNClassifier, DataError, Predictor, SettingsError, save
 from bertcnn.text.labels import named
+from bertcnn.training import estimator
 
 from .conftest import BAD, GOOD
 
@@ -393,6 +394,21 @@ def test_logarithms_of_probabilities(fitted: BertCNNClassifier) -> None:
     np.testing.assert_allclose(np.exp(fitted.predict_log_proba(["good", ""])), fitted.predict_proba(["good", ""]))
     with pytest.raises(TypeError, match="Its name here is 'seed'"):
         BertCNNClassifier(random_state=1)
+
+
+def test_weights_by_label(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+    monkeypatch.setattr(estimator, "train", lambda splits, settings, **_: seen.update(training=settings.training))
+    weights = {"positive": 3, "negative": 0.5}
+    one = clone(make(class_weights=weights))
+    assert one.get_params()["class_weights"] == weights
+    one.fit(TEXTS, LABELS)
+    assert seen["training"].class_weights == (0.5, 3.0)
+    numbers = [int(label == "positive") for label in LABELS]
+    make(class_weights={1: 3, 0: 0.5}).fit(TEXTS, numbers)
+    assert seen["training"].class_weights == (0.5, 3.0)
+    with pytest.raises(SettingsError, match="are of 'positive', expected one for each label: 'negative', 'positive'"):
+        make(class_weights={"positive": 3}).fit(TEXTS, LABELS)
 
 
 def test_grid_search(make: Make) -> None:

@@ -1400,6 +1400,7 @@ def test_without_a_home_the_cache_lasts_as_long_as_the_process(tmp_path: Path, m
     assert cache_folder("") == tmp_path / ".cache" / "bertcnn" / "states"
     assert cache_folder("there") == Path("there")
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    monkeypatch.setattr(Path, "exists", lambda _: pytest.fail("raises where a folder may not be looked into"))
     found = cache_folder("")
     assert found.is_dir()
     assert found == cache_folder("")

@@ -217,7 +217,7 @@ def predict(
         rows = read_rows(source, encoding=encoding, delimiter=data.delimiter)
         parts = [with_column(rows, column, "--text", source, delimiter=delimiter or "")]
     counts = _Counts()
-    scored = chain.from_iterable(_scored(part, predictor, checked_text, counts) for part in parts)
+    scored = (_scored(part, predictor, checked_text, counts) for part in parts)
     started = perf_counter()
     with until_closed():
         number = _write(scored, output, source, column, as_json=as_json, as_table=as_table, total=total)
@@ -225,7 +225,7 @@ def predict(
 
 
 def _write(
-    scored: Iterator[dict[str, Any]],
+    parts: Iterator[Iterator[dict[str, Any]]],
     output: Path | None,
     source: str,
     text: str,
@@ -234,9 +234,10 @@ def _write(
     as_table: bool,
     total: int | None,
 ) -> int:
-    """Write classified rows to where they are wanted; return their number."""
+    """Write classified rows, in parts as they come, to where they are wanted; return their number."""
     from bertcnn.text.write_table import write_jsonl, write_rows, write_separated
 
+    scored = chain.from_iterable(parts)
     if output is not None:
         with progress_bar("classified") as bar:
             task = bar.add_task("", total=total)
@@ -249,7 +250,7 @@ def _write(
     if as_json:
         return write_jsonl(sys.stdout, scored)
     if as_table or sys.stdout.isatty():
-        return show_rows(scored, text)
+        return sum(show_rows(part, text) for part in parts)
     return write_separated(sys.stdout, scored)
 
 

@@ -141,12 +141,15 @@ def _labels(rows: Iterable[dict[str, Any]], data: "DataSettings") -> "Iterator[L
     from bertcnn.text.dataset import label_of
     from bertcnn.text.read_table import cell_of
 
-    for row in rows:
+    for number, row in enumerate(rows, start=1):
         value = cell_of(row, data.label)
         if not data.separator and (is_missing(value) or value == [] or not str(value).strip()):
             yield None
         else:
-            yield label_of(value, data.separator, many=bool(data.separator) or isinstance(value, list))
+            try:
+                yield label_of(value, data.separator, many=bool(data.separator) or isinstance(value, list))
+            except DataError as error:
+                raise DataError(f"Row {number}: {error}") from error
 
 
 def _say(found: "Insights", files: list[Path]) -> None:

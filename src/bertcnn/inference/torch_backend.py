@@ -1,6 +1,5 @@
 """Run a network by torch, on the device it is on."""
 
-import os
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -14,21 +13,6 @@ from bertcnn.network.cnn import TextCNN
 from bertcnn.network.model import BertCNN
 from bertcnn.network.states import batch_sizes, batch_states
 from bertcnn.text.tokens import SEGMENT_WINDOWS, Batch
-
-_has_computed = False
-
-
-def _compute_alone() -> None:
-    """Let a forked process compute with one thread: the others are its parent's, and it would wait for them for ever.
-
-    Not before anything was computed, for then there are no others.
-    """
-    if _has_computed:
-        torch.set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_compute_alone)
 
 
 class TorchBackend(Backend):
@@ -71,8 +55,6 @@ class TorchBackend(Backend):
     @torch.inference_mode()
     def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Pooled]:
         """Yield what is found in each batch, a batch later than computed: a GPU is not waited for between batches."""
-        global _has_computed  # of the process, as the threads are
-        _has_computed = True
         self.model.eval()
         waiting: tuple[Batch, Tensor, Tensor, Tensor | None] | None = None
         for batch in batches:

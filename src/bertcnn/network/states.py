@@ -26,6 +26,7 @@ from torch import Tensor
 from bertcnn.arrays import Floats16, Floats32, Ints
 from bertcnn.errors import TrainingError
 from bertcnn.network.encoder import check_pieces, load_tokenizer, states_width
+from bertcnn.network.folder import check_weights
 from bertcnn.network.model import BertCNN, batch_tensors, to_device
 from bertcnn.text.tokens import Batch, Pieces, PieceTokenizer, check_texts, make_batch, plan_batches
 
@@ -79,6 +80,22 @@ def stream_states(model: BertCNN, pieces: Pieces, *, pad_id: int) -> Iterator[tu
         yield batch, states  # outside: a generator that waits would leave its caller in the mode
 
 
+_has_computed = False
+
+
+def _compute_alone() -> None:
+    """Let a forked process compute with one thread: the others are its parent's, and it would wait for them for ever.
+
+    Not before anything was computed, for then there are no others.
+    """
+    if _has_computed:
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_compute_alone)
+
+
 def batch_states(model: BertCNN, batch: Batch, max_tokens: int) -> Tensor:
     """Return the stitched states of a batch, float ``(B, T, S)``, on the model's device.
 
@@ -87,6 +104,8 @@ def batch_states(model: BertCNN, batch: Batch, max_tokens: int) -> Tensor:
         batch: What to encode.
         max_tokens: Padded pieces at once, of a long text's windows.
     """
+    global _has_computed  # of the process, as the threads are
+    _has_computed = True
     ids, attention, source, _ = (tensor.to(model.device, non_blocking=True) for tensor in batch_tensors(batch))
     # Texts come sorted, so many batches have no padding, and attention without a mask is quicker.
     mask = None if batch.attention_mask.all() else attention
@@ -279,7 +298,7 @@ def cache_folder(setting: str) -> Path:
         return Path(named).expanduser()
     with suppress(RuntimeError):  # a user whom the system does not know
         usual = Path.home() / ".cache" / "bertcnn" / "states"
-        there = next(place for place in (usual, *usual.parents) if place.exists())
+        there = next(place for place in (usual, *usual.parents) if os.path.exists(place))
         if os.access(there, os.W_OK):
             return usual
     return Path(_passing_folder().name)
@@ -287,7 +306,7 @@ def cache_folder(setting: str) -> Path:
 
 @cache
 def _passing_folder() -> "tempfile.TemporaryDirectory[str]":
-    return tempfile.TemporaryDirectory(prefix="bertcnn-")
+    return tempfile.TemporaryDirectory(prefix="bertcnn-", ignore_cleanup_errors=True)
 
 
 def embed(
@@ -344,6 +363,7 @@ def load_for_embedding(
     then hold.
     """
     if os.path.isfile(Path(encoder, "run.toml")):
+        check_weights(encoder)
         return to_device(BertCNN.from_pretrained(encoder), device), PieceTokenizer.load(encoder)
     tokenizer = load_tokenizer(encoder)
     special = (len(tokenizer.prefix), len(tokenizer.suffix))

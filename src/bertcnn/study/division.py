@@ -221,7 +221,7 @@ def _rows(source: Source) -> dict[str, list[Row]]:
     settings = _columns(source)
     parts = load_labelled_rows(find_source(source.source), settings)
     kept = {
-        split: [row for row in rows if all(str(row.get(c)) == v for c, v in source.where.items())]
+        split: [row for row in rows if all(str(cell_of(row, c)) == v for c, v in source.where.items())]
         for split, rows in parts.items()
     }
     if not any(kept.values()):

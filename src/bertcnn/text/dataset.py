@@ -13,7 +13,7 @@ from bertcnn.errors import DataError, reason
 from bertcnn.settings import DataSettings
 from bertcnn.text.cells import is_missing
 from bertcnn.text.labels import Label, as_list, likely_separator, named, names_in
-from bertcnn.text.read_table import Row, cell_of, check_column, parts_of, read_rows
+from bertcnn.text.read_table import Row, cell_of, check_column, has_column, parts_of, read_rows
 
 Part = TypeVar("Part", bound=Sized)
 
@@ -103,16 +103,20 @@ def load_examples(source: Any, settings: DataSettings) -> dict[str, Examples]:
 
 
 def load_labelled_rows(source: Any, settings: DataSettings) -> dict[str, list[Row]]:
-    """Return the rows of a source by split, without splits of the hub whose labels a benchmark withholds."""
+    """Return the rows of a source by split, without splits, of a hub or in memory, whose labels are withheld."""
     tables = load_rows(source, settings)
     if isinstance(source, str) and not source.startswith("hf:"):
         return tables
     labelled = {
         split: rows
         for split, rows in tables.items()
-        if split == "train" or any(row.get(settings.label, "") is not None for row in rows)
+        if split == "train" or not all(_is_withheld(row, settings.label) for row in rows)
     }
     return labelled or tables
+
+
+def _is_withheld(row: Row, label: str) -> bool:
+    return has_column(row, label) and is_missing(cell_of(row, label))
 
 
 def load_rows(source: Any, settings: DataSettings) -> dict[str, list[Row]]:
@@ -342,8 +346,10 @@ def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Exa
         is_text = option == "--text"
         check_column(rows[0], column, option, source, delimiter=settings.delimiter, several=is_text)
     values = [cell_of(row, settings.label) for row in rows]
-    lists = [isinstance(as_list(value), list) for value in values if not _is_blank(value)]
-    many = bool(settings.separator) or any(isinstance(value, list) for value in values) or (all(lists) and any(lists))
+    found = [value for value in map(as_list, values) if isinstance(value, list) or not _is_blank(value)]
+    are_lists = [isinstance(value, list) for value in found]
+    are_real = any(isinstance(as_list(value), list) and not isinstance(value, str) for value in values)
+    many = bool(settings.separator) or are_real or (any(are_lists) and all(are_lists))
     texts: list[str] = []
     labels: list[Label] = []
     missing: list[int] = []
@@ -427,16 +433,21 @@ def _rows_of(table: Any) -> list[Row]:
     Raises:
         DataError: It is none.
     """
-    if hasattr(table, "features"):  # datasets
-        return _named(table)
-    for names, options in (("to_dicts", ()), ("to_pylist", ()), ("to_dict", ("records",))):  # polars, pyarrow, pandas
-        if hasattr(table, names):
-            return list(getattr(table, names)(*options))
-    if isinstance(table, Sequence) and not isinstance(table, str) and all(isinstance(row, Mapping) for row in table):
-        return [dict(row) for row in table]
-    raise DataError(
-        f"A {type(table).__name__} is no table. Expected a file, a data frame, a datasets.Dataset or a list of dicts."
-    )
+    rows: Any = None
+    kind = type(table)  # whose attributes are no columns, as those of a data frame may be
+    if hasattr(kind, "features"):  # datasets
+        rows = _named(table)
+    elif hasattr(kind, "to_dicts"):  # polars
+        rows = table.to_dicts()
+    elif hasattr(kind, "to_pylist") and hasattr(kind, "column_names"):  # pyarrow
+        rows = table.to_pylist()
+    elif hasattr(kind, "to_dict") and hasattr(kind, "columns"):  # pandas
+        rows = table.to_dict("records")
+    elif isinstance(table, Sequence) and not isinstance(table, str) and all(isinstance(row, Mapping) for row in table):
+        rows = table
+    if rows is None:
+        raise DataError(f"A {kind.__name__} is no table. Expected a file, a data frame, a Dataset or a list of dicts.")
+    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def _named(table: Any) -> list[Row]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from ast import literal_eval
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -47,14 +48,19 @@ def likely_separator(names: Sequence[str]) -> str:
 
 
 def as_list(value: Any) -> Any:
-    """Return the list that a cell of a table was written from, by JSON or by Python; anything else as it is.
+    """Return a cell of several values as a list, also where it was written as a text, by JSON or Python.
+
+    Anything else is returned as it is.
 
     >>> as_list('["food", "price"]'), as_list("['food']"), as_list("[food]"), as_list("food")
     (['food', 'price'], ['food'], '[food]', 'food')
     """
+    if isinstance(value, tuple) or (isinstance(value, np.ndarray) and value.ndim):  # as pandas reads lists in parquet
+        return list(value)
     if isinstance(value, str) and value.strip()[:1] == "[" and value.strip()[-1:] == "]":
         for read in (json.loads, literal_eval):
-            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            with suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of escapes that Python does not know
                 found = read(value.strip())
                 if isinstance(found, list):
                     return found

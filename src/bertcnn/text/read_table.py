@@ -213,10 +213,9 @@ def cell_of(row: Row, column: str) -> Any:
     """
     if column in row:
         return row[column]
-    value: Any = row
-    for key in column.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+    path, _, last = column.rpartition(".")
+    inside = cell_of(row, path) if path else None
+    return inside.get(last) if isinstance(inside, dict) else None
 
 
 def parts_of(row: Row, column: str) -> list[str]:
@@ -258,7 +257,7 @@ def check_column(
     hint = nearest(column, names)
     if ending_of(file) in DELIMITERS:
         hint = _other_delimiter(names, delimiter) or hint
-        if any(name.count(" ") >= WORDS_OF_A_TEXT for name in names):
+        if not hint and any(name.count(" ") >= WORDS_OF_A_TEXT for name in names):
             hint = " That seems to be a text: if the file has no header, put a line with the columns' names first."
     raise DataError(
         f"{file} has no column {column!r}. Its columns: {', '.join(map(repr, names))}.{hint}", f"Choose with {option}."
@@ -387,15 +386,25 @@ def _without_empty_end(cells: list[str]) -> list[str]:
 
 
 def _quoting(path: Path, encoding: str, delimiter: str) -> Literal[0, 3]:
-    """Return how quotes are meant: those of a tsv that makes no table with them are signs like others, as in GLUE."""
-    if ending_of(path) == ".tsv":
-        with _open_text(path, encoding) as file:
-            try:
-                for _ in csv.reader(_lines(file, path), delimiter=delimiter, strict=True):
-                    pass
-            except csv.Error:
-                return csv.QUOTE_NONE
-    return csv.QUOTE_MINIMAL
+    """Return how quotes are meant: in a tsv whose every line has all columns without them, as in GLUE, as other signs.
+
+    Unless they make a table, too, and none of its cells is doubly quoted.
+    """
+    if ending_of(path) != ".tsv":
+        return csv.QUOTE_MINIMAL
+    with _open_text(path, encoding) as file:
+        try:
+            for _ in csv.reader(_lines(file, path), delimiter=delimiter, strict=True):
+                pass
+        except csv.Error:
+            pass
+        else:
+            return csv.QUOTE_MINIMAL
+    with _open_text(path, encoding) as file:
+        columns = {line.count(delimiter) for line in _lines(file, path) if line.strip()}
+    with _open_text(path, encoding) as file:
+        is_quoted = any('""' in line for line in _lines(file, path))
+    return csv.QUOTE_NONE if len(columns) == 1 and not is_quoted else csv.QUOTE_MINIMAL
 
 
 def _read_jsonl(path: Path, encoding: str) -> Iterator[Row]:

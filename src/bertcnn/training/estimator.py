@@ -15,12 +15,12 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from bertcnn.arrays import Floats64
-from bertcnn.errors import DataError, nearest
+from bertcnn.errors import DataError, SettingsError, nearest
 from bertcnn.inference.metrics import decide
 from bertcnn.settings import DataSettings, ModelSettings, Settings, TrainingSettings, change
 from bertcnn.text.cells import is_missing
 from bertcnn.text.dataset import Examples, Splits, stratified_rows
-from bertcnn.text.labels import Label, named
+from bertcnn.text.labels import Label, Labels, named
 from bertcnn.text.tokens import check_texts
 from bertcnn.training.train import train
 
@@ -40,8 +40,8 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
 
     Parameters are the settings of the model and of training (:mod:`bertcnn.settings`), by their
     names, and ``dev_fraction``, the share of the texts that choices are made on; ``verbose`` shows
-    progress. Where training chooses the depth (``half-or-all``, ``auto``) it is ``trained_.settings.model.depth``, and
-    what was tried is ``trained_.depth_curve``.
+    progress. ``class_weights`` may be a dict, by label. Where training chooses the depth (``half-or-all``,
+    ``auto``) it is ``trained_.settings.model.depth``, and what was tried is ``trained_.depth_curve``.
 
     Attributes:
         classes_: The labels, in the order of the columns of ``predict_proba``.
@@ -91,23 +91,21 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
             TypeError: Texts that are none, or an argument that there is not.
         """
         if unknown:
-            hint = " Weigh labels by class_weights='balanced', or a number each." if "sample_weight" in unknown else ""
+            hint = " Weigh labels by class_weights='balanced', or a dict." if "sample_weight" in unknown else ""
             raise TypeError(f"fit() takes no {', '.join(unknown)}.{hint}")
         texts, y = _pairs(X, y)
-        given = {name: value for name, value in self.get_params().items() if name != "verbose"}
-        given = {k: tuple(v) if isinstance(v, list | np.ndarray) else v for k, v in given.items()}
-        settings = change(Settings(), given)
         before = self.__dict__.copy()
         try:
-            self._fit(texts, y, dev, settings, also_encode)
+            self._fit(texts, y, dev, also_encode)
         except BaseException:
             self.__dict__ = before  # what was fitted before goes on answering as it did
             raise
         return self
 
-    def _fit(self, texts: list[str], y: Any, dev: Any, settings: Settings, also_encode: Sequence[str]) -> None:
+    def _fit(self, texts: list[str], y: Any, dev: Any, also_encode: Sequence[str]) -> None:
         self._note_classes(y)
         examples = Examples(texts, self._labels(y), "X")
+        settings = self._settings(examples.labels)
         if dev is not None:
             dev_texts, dev_y = _pairs(*dev)
             splits = Splits(examples, Examples(dev_texts, self._labels(dev_y), "dev"))
@@ -124,6 +122,24 @@ class BertCNNClassifier(ClassifierMixin, BaseEstimator):
         self._warn_of_single_texts(y)
         console = Console() if self.verbose else None
         self.trained_ = train(splits, settings, also_encode=also_encode, console=console)
+
+    def _settings(self, labels: Sequence[Label]) -> Settings:
+        """Return the parameters as settings; weights that are given by label in the order of the labels.
+
+        Raises:
+            SettingsError: A parameter of the wrong type or out of range, or a label without a weight.
+        """
+        given = {name: value for name, value in self.get_params().items() if name != "verbose"}
+        if isinstance(given["class_weights"], Mapping):
+            weights = {named(label): weight for label, weight in given["class_weights"].items()}
+            names = Labels.of(labels).names
+            if not set(names) <= set(weights):  # of others there may be, for a fold may lack a label
+                raise SettingsError(
+                    f"class_weights are of {', '.join(map(repr, weights))}, expected one for each label: "
+                    f"{', '.join(map(repr, names))}."
+                )
+            given["class_weights"] = [weights[name] for name in names]
+        return change(Settings(), {k: tuple(v) if isinstance(v, list | np.ndarray) else v for k, v in given.items()})
 
     def decision_function(self, X: Sequence[str]) -> Floats64:  # noqa: N803
         """Return logits ``(N, K)``; for two classes, as scikit-learn wants it, their difference ``(N,)``."""

@@ -1,5 +1,6 @@
 """The states that heads at several depths read: of one pass over the whole encoder, where that can be."""
 
+import os
 import shutil
 from typing import Protocol
 
@@ -127,7 +128,8 @@ def depths_of(settings: Settings, whole: BertCNNConfig) -> list[int]:
     layers = whole.num_hidden_layers
     if not layers:
         raise SettingsError(
-            f"depth is 'auto', but a {whole.encoder.model_type} encoder has no layers to choose from. Give --depth all."
+            f"depth is {settings.model.depth!r}, but a {whole.encoder.model_type} encoder has no layers to choose "
+            "from. Give --depth all."
         )
     depths = range(1, layers + 1) if settings.model.depth == "auto" else ((layers + 1) // 2, layers)
     wanted = whole.states.removeprefix("concat-")
@@ -137,5 +139,5 @@ def depths_of(settings: Settings, whole: BertCNNConfig) -> list[int]:
 def _free_bytes(settings: Settings) -> int:
     """Return what is free where encoder states are kept."""
     cache = cache_folder(settings.training.cache).absolute()
-    there = next(place for place in (cache, *cache.parents) if place.exists())
+    there = next(place for place in (cache, *cache.parents) if os.path.exists(place))
     return shutil.disk_usage(there).free

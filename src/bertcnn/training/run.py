@@ -68,9 +68,9 @@ class SharedPieces:
     def unknown_share(self, tokenizer: PieceTokenizer, part: str) -> float:
         """Return the share of the pieces of a split's texts, but for special ones, that are not in the vocabulary."""
         unknown = np.append(0, np.cumsum(self.pieces.ids == tokenizer.unknown_id))[self.pieces.starts]
-        special = len(tokenizer.prefix) + len(tokenizer.suffix)
-        rows = self.rows[part]
-        return float(np.diff(unknown)[rows].sum() / max(1, (self.pieces.lengths[rows] - special).sum()))
+        special, rows = [*tokenizer.prefix, *tokenizer.suffix], self.rows[part]
+        count = (np.diff(unknown)[rows] - sum(one == tokenizer.unknown_id for one in special)).sum()
+        return float(count / max(1, (self.pieces.lengths[rows] - len(special)).sum()))
 
 
 class TrainingRun:

@@ -32,7 +32,7 @@ from bertcnn.apps.server.metrics import SHARED
 from bertcnn.apps.server.middleware import log
 from bertcnn.errors import ModelError, SettingsError
 from bertcnn.inference.machine import has_gpu, threads
-from bertcnn.network.folder import check_folder
+from bertcnn.network.folder import check_folder, check_weights
 
 BACKLOG = 2048
 
@@ -163,7 +163,8 @@ def run(settings: ServerSettings, *, pages: Sequence[Page] = (), log_level: str 
     if not settings.is_local and settings.api_key is None:
         log.warning("anybody who reaches this address may classify texts: give --api-key-file", extra={"fields": {}})
     for folder in filter(None, (settings.model, settings.beside)):
-        check_folder(folder)  # so that a wrong folder is one line, before it is said that anything listens
+        check_folder(folder)
+        check_weights(folder)  # so that a wrong folder is one line, before it is said that anything listens
     if settings.workers > 1:
         _run_several(config, settings)
     else:
