@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from bertcnn.errors import SettingsError
 from bertcnn.study.behaviour import CAPABILITIES, FAR, Case, Tally, applies_to, failures, load_cases
 from bertcnn.study.perturb import NEUTRAL, PERTURBATIONS, PIVOTAL, perturbed
-from bertcnn.text.dataset import BUILTIN, normal_form
+from bertcnn.text.dataset import normal_form
+from bertcnn.text.sources import BUILTIN
 
 CASES = load_cases()
 ONE_LABEL = {

@@ -23,10 +23,10 @@ from bertcnn.settings import DataSettings
 from bertcnn.study.division import read_task
 from bertcnn.study.plan import Task
 from bertcnn.text.cells import is_missing
+from bertcnn.text.columns import as_text, cell_of
 from bertcnn.text.dataset import (
     Examples,
     Splits,
-    as_text,
     find_leaks,
     load_examples,
     load_splits,
@@ -35,7 +35,8 @@ from bertcnn.text.dataset import (
     stratified_rows,
 )
 from bertcnn.text.labels import Labels, as_list
-from bertcnn.text.read_table import cell_of, ending_of, read_lines, read_rows
+from bertcnn.text.lines import read_lines
+from bertcnn.text.read_table import ending_of, read_rows
 from bertcnn.text.write_table import write_rows
 
 COLUMNS = DataSettings(text="review", label="sentiment")
@@ -668,7 +669,7 @@ def test_findings() -> None:
 
 @pytest.fixture(scope="module")
 def builtin() -> list[dict[str, str]]:
-    from bertcnn.text.dataset import BUILTIN
+    from bertcnn.text.sources import BUILTIN
 
     return list(read_rows(BUILTIN["builtin:reviews"]))
 

@@ -200,8 +200,8 @@ def predict(
         total = count_rows(source, data)
     predictor = load_predictor(model, backend, device, max_tokens)
     from bertcnn.inference.prediction import answer_columns, check_has_room
-    from bertcnn.text.dataset import text_of
-    from bertcnn.text.read_table import read_rows, with_column
+    from bertcnn.text.columns import text_of, with_column
+    from bertcnn.text.read_table import read_rows
 
     column = "text" if source == "-" else data.text
     columns = answer_columns(predictor.label_names)

@@ -111,8 +111,7 @@ def check(
     """
     check_is_folder(model)
     from bertcnn.inference.certificate import certify, write_certificate
-    from bertcnn.text.dataset import text_of
-    from bertcnn.text.read_table import with_column
+    from bertcnn.text.columns import text_of, with_column
 
     data = reading(model, source, text=text, encoding=encoding, delimiter=delimiter)
     rows = with_column(rows_of(source, data), data.text, "--text", source, delimiter=data.delimiter)

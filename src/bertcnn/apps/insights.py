@@ -75,7 +75,7 @@ def insights(
     predictor = load_predictor(model, backend, device)
     from bertcnn.inference.insights.collect import insights as find
     from bertcnn.inference.insights.report import write_insights
-    from bertcnn.text.read_table import cell_of
+    from bertcnn.text.columns import cell_of
 
     said = {"text": text, "label": label or None, "separator": None, "encoding": encoding, "delimiter": delimiter}
     data = reading_labels(model, source, many=predictor.is_multi_label, **said)
@@ -113,7 +113,7 @@ def _rows(source: str, data: "DataSettings", label: str | None, by: str | None) 
     Raises:
         DataError: It cannot be read, or a column that was named is not there.
     """
-    from bertcnn.text.read_table import check_column, has_column
+    from bertcnn.text.columns import check_column, has_column
 
     if source == "-":
         if label or by:
@@ -130,7 +130,7 @@ def _rows(source: str, data: "DataSettings", label: str | None, by: str | None) 
 
 
 def _text(row: dict[str, Any], column: str) -> str:
-    from bertcnn.text.dataset import text_of
+    from bertcnn.text.columns import text_of
 
     return text_of(row, column)
 
@@ -138,8 +138,8 @@ def _text(row: dict[str, Any], column: str) -> str:
 def _labels(rows: Iterable[dict[str, Any]], data: "DataSettings") -> "Iterator[Label | None]":
     """Yield each row's label; None where it has none, unless a text can have many, or none."""
     from bertcnn.text.cells import is_missing
+    from bertcnn.text.columns import cell_of
     from bertcnn.text.dataset import label_of
-    from bertcnn.text.read_table import cell_of
 
     for number, row in enumerate(rows, start=1):
         value = cell_of(row, data.label)

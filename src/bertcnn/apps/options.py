@@ -102,8 +102,9 @@ def reading_labels(model: Path, source: str, *, many: bool, **said: str | None) 
 
 def rows_of(source: str, data: DataSettings) -> "Iterator[Row]":
     """Yield the rows of a source as they come; of one with splits, those to test on."""
-    from bertcnn.text.dataset import load_rows, one_of
+    from bertcnn.text.dataset import one_of
     from bertcnn.text.read_table import read_rows
+    from bertcnn.text.sources import load_rows
 
     if source.startswith(("hf:", "builtin:")):
         yield from one_of(load_rows(source, data), "test", "dev", "train")
@@ -146,7 +147,7 @@ def reading(model: Path, source: str, **said: str | None) -> DataSettings:
 
 
 def _has(row: "Row", column: str) -> bool:
-    from bertcnn.text.read_table import has_column, parts_of
+    from bertcnn.text.columns import has_column, parts_of
 
     return all(has_column(row, one) for one in parts_of(row, column))
 
@@ -205,8 +206,8 @@ def read_texts(source: str, column: str, *, encoding: str, delimiter: str) -> It
     Raises:
         DataError: They cannot be read, or there is no such column.
     """
-    from bertcnn.text.dataset import text_of
-    from bertcnn.text.read_table import read_rows, with_column
+    from bertcnn.text.columns import text_of, with_column
+    from bertcnn.text.read_table import read_rows
 
     if source == "-":
         yield from chain.from_iterable(stdin_lines(encoding))
@@ -222,7 +223,7 @@ def stdin_lines(encoding: str) -> Iterator[list[str]]:
     Raises:
         DataError: It is closed, or a line is of another encoding.
     """
-    from bertcnn.text.read_table import read_lines
+    from bertcnn.text.lines import read_lines
 
     if sys.stdin is None:  # closed by who started us
         raise DataError(

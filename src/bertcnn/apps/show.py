@@ -191,7 +191,7 @@ def show_operation(operation: "Operation") -> None:
 
 def show_rows(rows: Iterable[dict[str, Any]], text: str) -> int:
     """Show predictions on a terminal, a row each; return their number."""
-    from bertcnn.text.dataset import text_of
+    from bertcnn.text.columns import text_of
 
     number, left = 0, iter(rows)
     while some := list(islice(left, ROWS_SHOWN_AT_ONCE)):

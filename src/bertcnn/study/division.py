@@ -12,6 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from bertcnn.errors import DataError, StudyError
 from bertcnn.settings import DataSettings
 from bertcnn.study.plan import Run, Source, Task, find_source
+from bertcnn.text.columns import cell_of, check_column
 from bertcnn.text.dataset import (
     Examples,
     Splits,
@@ -19,13 +20,13 @@ from bertcnn.text.dataset import (
     check_has_train,
     find_leaks,
     fingerprint_of,
-    load_labelled_rows,
     normal_form,
     one_of,
     stratified_rows,
 )
 from bertcnn.text.labels import Labels
-from bertcnn.text.read_table import Row, cell_of, check_column
+from bertcnn.text.read_table import Row
+from bertcnn.text.sources import load_labelled_rows
 
 DEV_FRACTION = 0.1
 

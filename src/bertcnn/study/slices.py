@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bertcnn.study.division import TaskData
 from bertcnn.study.perturb import NEGATIONS
-from bertcnn.text.read_table import cell_of
+from bertcnn.text.columns import cell_of
 
 _NEGATION = re.compile(rf"\b(?:{'|'.join(sorted(NEGATIONS))})\b|n['\u2019]t\b", re.IGNORECASE)
 WORD = re.compile(r"\w+(?:['\u2019]\w+)?")

@@ -1,27 +1,24 @@
 """Labelled texts from files and hubs: reading, checking, splitting."""
 
 import hashlib
-import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
-from bertcnn.errors import DataError, reason
+from bertcnn.errors import DataError
 from bertcnn.settings import DataSettings
 from bertcnn.text.cells import is_missing
+from bertcnn.text.columns import cell_of, check_column, text_of
 from bertcnn.text.labels import Label, as_list, likely_separator, named, names_in
-from bertcnn.text.read_table import Row, cell_of, check_column, has_column, parts_of, read_rows
+from bertcnn.text.read_table import Row
+from bertcnn.text.sources import called, load_labelled_rows
 
 Part = TypeVar("Part", bound=Sized)
 
-BUILTIN = {"builtin:reviews": Path(__file__).parent / "reviews" / "reviews.csv"}
 FEWEST_ROWS = 10
 """With fewer, a label of its own for every row says nothing."""
-
-SPLIT_NAMES = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -96,45 +93,10 @@ def load_examples(source: Any, settings: DataSettings) -> dict[str, Examples]:
         DataError: The source cannot be read, or a row has no label; up to five are named.
     """
     tables = load_labelled_rows(source, settings)
-    several, name = len(tables) > 1, _said(source)
+    several, name = len(tables) > 1, called(source)
     return {
         split: as_examples(rows, f"{name} ({split})" if several else name, settings) for split, rows in tables.items()
     }
-
-
-def load_labelled_rows(source: Any, settings: DataSettings) -> dict[str, list[Row]]:
-    """Return the rows of a source by split, without splits, of a hub or in memory, whose labels are withheld."""
-    tables = load_rows(source, settings)
-    if isinstance(source, str) and not source.startswith("hf:"):
-        return tables
-    labelled = {
-        split: rows
-        for split, rows in tables.items()
-        if split == "train" or not all(_is_withheld(row, settings.label) for row in rows)
-    }
-    return labelled or tables
-
-
-def _is_withheld(row: Row, label: str) -> bool:
-    return has_column(row, label) and is_missing(cell_of(row, label))
-
-
-def load_rows(source: Any, settings: DataSettings) -> dict[str, list[Row]]:
-    """Return the rows of a source by split, with all their columns; see :func:`load_examples`."""
-    if isinstance(source, os.PathLike):
-        source = os.fspath(source)
-    if not isinstance(source, str):
-        return _by_split(source, _said(source))
-    if source.startswith("hf:"):
-        return _hub_tables(source.removeprefix("hf:"))
-    if source in BUILTIN:
-        tables: dict[str, list[Row]] = defaultdict(list)
-        for row in read_rows(BUILTIN[source]):
-            tables[row["split"]].append(row)
-        return dict(tables)
-    if source.startswith("builtin:"):
-        raise DataError(f"No built-in data set {source!r}. There is: {', '.join(BUILTIN)}.")
-    return {"train": list(read_rows(source, encoding=settings.encoding, delimiter=settings.delimiter))}
 
 
 def load_splits(
@@ -161,7 +123,7 @@ def load_splits(
         DataError: A source cannot be read, or there is too little to divide.
     """
     parts = load_examples(source, settings)
-    check_has_train(parts, _said(source))
+    check_has_train(parts, called(source))
     for name, other in (("dev", dev), ("test", test)):
         if other is not None:
             found = load_examples(other, settings)
@@ -179,7 +141,7 @@ def load_splits(
         distinct = len({normal_form(text) for text in train.texts})
         only = f" ({distinct} different ones)" if distinct < len(train) else ""
         raise DataError(
-            f"Too few texts to take a dev split from the {len(train)}{only} of {_said(source)}, of which two a label "
+            f"Too few texts to take a dev split from the {len(train)}{only} of {called(source)}, of which two a label "
             "stay to be learned from: give --dev FILE, raise --dev-fraction, or add texts."
         )
     held_out = parts.get("test")
@@ -306,34 +268,6 @@ def one_of(parts: Mapping[str, Part], *names: str) -> Part:
     return found
 
 
-def as_text(value: Any) -> str:
-    """Return a cell as a text; a missing one is empty.
-
-    Raises:
-        DataError: It is a list or an object, as json can hold, or bytes that are no text.
-    """
-    if isinstance(value, list | dict):
-        shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
-        raise DataError(f"A text is a {type(value).__name__}, {shown}. Expected a string; choose another column.")
-    if isinstance(value, bytes):
-        raise DataError(
-            f"A text is of bytes that are no UTF-8, {value[:20]!r}. Expected a string; choose another column."
-        )
-    return "" if is_missing(value) else str(value)
-
-
-def text_of(row: Row, column: str) -> str:
-    r"""Return the text of a row; where it stands in several columns, named with commas between, a line of each.
-
-    >>> text_of({"title": "Good", "body": "I liked it.", "id": 1}, "title,body")
-    'Good\nI liked it.'
-
-    Raises:
-        DataError: A cell is no text.
-    """
-    return "\n".join(filter(None, (as_text(cell_of(row, part)) for part in parts_of(row, column))))
-
-
 def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Examples:
     """Return the texts and labels of rows.
 
@@ -392,73 +326,3 @@ def label_of(value: Any, separator: str, *, many: bool) -> Label:
 
 def _is_blank(value: Any) -> bool:
     return is_missing(value) or (isinstance(value, str) and not value.strip())
-
-
-def _hub_tables(name: str) -> dict[str, list[Row]]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError("Hub data sets need datasets: pip install 'bertcnn[train]'") from error
-    place, _, config = name.partition(":")
-    try:
-        if (Path(place) / "dataset_dict.json").is_file() or (Path(place) / "state.json").is_file():
-            found = datasets.load_from_disk(place)
-        else:
-            found = datasets.load_dataset(place, config or None)
-    except Exception as error:  # the library raises many kinds, its own and its loaders'
-        raise DataError(f"Cannot load the data set {name!r}: {reason(error)}") from error
-    return _by_split(found, f"The data set {name!r}")
-
-
-def _said(source: Any) -> str:
-    """Return what a source is called in messages."""
-    return str(source) if isinstance(source, str | os.PathLike) else f"the {type(source).__name__}"
-
-
-def _by_split(found: Any, name: str) -> dict[str, list[Row]]:
-    """Return the rows of a table, or of each of several by our names of their splits.
-
-    Raises:
-        DataError: No split has a name that is known, or something is no table.
-    """
-    tables = found if isinstance(found, Mapping) else {"train": found}
-    if not any(split in SPLIT_NAMES for split in tables):
-        raise DataError(f"{name} has no split named {', '.join(SPLIT_NAMES)}, but {', '.join(map(str, tables))}.")
-    return {SPLIT_NAMES[split]: _rows_of(table) for split, table in tables.items() if split in SPLIT_NAMES}
-
-
-def _rows_of(table: Any) -> list[Row]:
-    """Return the rows of a table, whichever library it is of.
-
-    Raises:
-        DataError: It is none.
-    """
-    rows: Any = None
-    kind = type(table)  # whose attributes are no columns, as those of a data frame may be
-    if hasattr(kind, "features"):  # datasets
-        rows = _named(table)
-    elif hasattr(kind, "to_dicts"):  # polars
-        rows = table.to_dicts()
-    elif hasattr(kind, "to_pylist") and hasattr(kind, "column_names"):  # pyarrow
-        rows = table.to_pylist()
-    elif hasattr(kind, "to_dict") and hasattr(kind, "columns"):  # pandas
-        rows = table.to_dict("records")
-    elif isinstance(table, Sequence) and not isinstance(table, str) and all(isinstance(row, Mapping) for row in table):
-        rows = table
-    if rows is None:
-        raise DataError(f"A {kind.__name__} is no table. Expected a file, a data frame, a Dataset or a list of dicts.")
-    return [{str(name): value for name, value in row.items()} for row in rows]
-
-
-def _named(table: Any) -> list[Row]:
-    """Return a data set's rows, its class numbers turned into names."""
-    names: dict[str, Callable[[Any], Any]] = {}
-    unlabelled = -1  # what the hub's test splits have where the truth is withheld
-    for column, feature in table.features.items():
-        inner = getattr(feature, "feature", feature)
-        if hasattr(inner, "int2str"):
-            names[column] = inner.int2str  # takes a number, or a list of them
-    return [
-        {k: (None if v in (None, unlabelled) else names[k](v)) if k in names else v for k, v in row.items()}
-        for row in table
-    ]

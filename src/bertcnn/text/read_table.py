@@ -3,21 +3,18 @@
 Reading streams, so that memory does not grow with the number of rows; but a json file is one value, and read whole.
 """
 
-import codecs
 import csv
 import gzip
-import io
 import json
 import os
 import re
 import shlex
 import zlib
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Literal
 
 from bertcnn.errors import DataError, nearest
 from bertcnn.text.cells import decoded
@@ -41,10 +38,6 @@ _LABEL_MARK = re.compile(r"[ \t\v\f]*__label__([^ \t\v\f]*)[ \t\v\f]*")
 """A label before a text, as in fastText's files: ``__label__positive I liked it``."""
 
 ROWS_AT_ONCE = 4096
-BYTES_AT_ONCE = 1 << 20
-WORDS_OF_A_TEXT = 4
-"""Of so many spaces on a name is no name."""
-
 LONGEST_SHOWN = 60
 """Of what was given for a file and is none."""
 
@@ -126,159 +119,7 @@ def _check_is_file(file: str | Path) -> None:
     raise DataError(f"No file {str(path)!r}.{nearest(path.name, there)}")
 
 
-class Incoming:
-    """The lines of a stream of bytes, which knows whether another is there already, so that nobody need wait for it.
-
-    Args:
-        stream: What they are read from.
-    """
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream: Any = stream
-        self._lines: deque[bytes] = deque()
-        self._begun: list[bytes] = []  # parts of a line whose end has not come
-
-    @property
-    def has_more(self) -> bool:
-        """Whether a line can be had at once."""
-        return bool(self._lines)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> bytes:
-        while not self._lines:
-            data = self._stream.read1(BYTES_AT_ONCE)  # waits where there is nothing, and takes what there is
-            *whole, rest = data.split(b"\n")
-            if whole:
-                whole[0] = b"".join([*self._begun, whole[0]])
-                self._begun = []
-                self._lines.extend(whole)
-            if rest:
-                self._begun.append(rest)
-            elif not data and self._begun:
-                self._lines.append(b"".join(self._begun))
-                self._begun = []
-            elif not data:
-                raise StopIteration
-        return self._lines.popleft()
-
-
-def read_lines(file: IO[bytes], name: str, *, encoding: str = "utf-8") -> Iterator[list[str]]:
-    """Yield the lines of a stream without their ends, in lists of those that are there when the next list is asked for.
-
-    Raises:
-        DataError: A line is of another encoding, or there is no such encoding.
-    """
-    try:
-        is_wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
-    except LookupError as error:
-        raise DataError(f"No encoding {encoding!r}. Try utf-8, cp1252, latin-1 or utf-16.") from error
-    if is_wide:  # whose lines do not end where a byte says so
-        lines = _wide_lines(file, name, encoding)
-        while some := list(islice(lines, ROWS_AT_ONCE)):
-            yield some
-        return
-    incoming = Incoming(file)
-    lines = _narrow_lines(incoming, name, encoding)
-    for line in lines:
-        some = [line]
-        while incoming.has_more and len(some) < ROWS_AT_ONCE:
-            some.append(next(lines))
-        yield some
-
-
-def _wide_lines(file: IO[bytes], name: str, encoding: str) -> Iterator[str]:
-    try:
-        for number, line in enumerate(io.TextIOWrapper(file, encoding=encoding, newline="\n")):
-            yield (line if number else line.removeprefix("\ufeff")).rstrip("\r\n")
-    except UnicodeError as error:
-        raise DataError(f"{name} is not {encoding}: {error}.", "Give its --encoding.") from error
-
-
-def _narrow_lines(lines: Iterable[bytes], name: str, encoding: str) -> Iterator[str]:
-    for number, raw in enumerate(lines, start=1):
-        try:
-            line = raw.decode(encoding)
-        except (LookupError, UnicodeError) as error:  # base64 is a codec, but of no text
-            raise DataError(f"Line {number} of {name} is not {encoding}: {error}.", "Give its --encoding.") from error
-        yield line.removeprefix("\ufeff").rstrip("\r\n") if number == 1 else line.rstrip("\r\n")
-
-
-def cell_of(row: Row, column: str) -> Any:
-    """Return a cell, None where it is not there; of an object in a cell of json, by the path to it.
-
-    >>> cell_of({"review": {"body": "Good."}, "a.b": 1}, "review.body"), cell_of({"a.b": 1}, "a.b"), cell_of({}, "a.b")
-    ('Good.', 1, None)
-    """
-    if column in row:
-        return row[column]
-    path, _, last = column.rpartition(".")
-    inside = cell_of(row, path) if path else None
-    return inside.get(last) if isinstance(inside, dict) else None
-
-
-def parts_of(row: Row, column: str) -> list[str]:
-    """Return the columns that a name with commas stands for; a column of that whole name is itself.
-
-    >>> parts_of({"title": "", "body": ""}, "title, body"), parts_of({"a,b": ""}, "a,b")
-    (['title', 'body'], ['a,b'])
-    """
-    return [column] if column in row else [part.strip() for part in column.split(",")]
-
-
-def has_column(row: Row, column: str) -> bool:
-    """Return whether a row has a cell that :func:`cell_of` finds."""
-    path, _, last = column.rpartition(".")
-    inside = cell_of(row, path) if path else None
-    return column in row or (isinstance(inside, dict) and last in inside)
-
-
-def check_column(
-    row: Row, column: str, option: str, file: str | Path, *, delimiter: str = "", several: bool = False
-) -> None:
-    """Refuse a table that has no such column, naming those it has.
-
-    Args:
-        row: Its first.
-        column: The column.
-        option: By which it was named.
-        file: That the table is of.
-        delimiter: By which it was read.
-        several: There may be more than one, with commas between.
-
-    Raises:
-        DataError: The column is not there.
-    """
-    missing = [one for one in (parts_of(row, column) if several else [column]) if not has_column(row, one)]
-    if not missing:
-        return
-    column, names = missing[0], list(row)
-    hint = nearest(column, names)
-    if ending_of(file) in DELIMITERS:
-        hint = _other_delimiter(names, delimiter) or hint
-        if not hint and any(name.count(" ") >= WORDS_OF_A_TEXT for name in names):
-            hint = " That seems to be a text: if the file has no header, put a line with the columns' names first."
-    raise DataError(
-        f"{file} has no column {column!r}. Its columns: {', '.join(map(repr, names))}.{hint}", f"Choose with {option}."
-    )
-
-
-def with_column(
-    rows: Iterable[Row], column: str, option: str, file: str | Path, *, delimiter: str = ""
-) -> Iterator[Row]:
-    """Pass on the rows of a table whose first has a column, or several; a later one of json may have no value there.
-
-    Raises:
-        DataError: The column is not there.
-    """
-    for number, row in enumerate(rows):
-        if not number:
-            check_column(row, column, option, file, delimiter=delimiter, several=True)
-        yield row
-
-
-def _other_delimiter(header: Sequence[str], delimiter: str) -> str:
+def other_delimiter(header: Sequence[str], delimiter: str) -> str:
     """Return advice on the delimiter where a header of one column holds another one, else nothing."""
     other = (
         next((d for d in (";", "\t", ",", "|") if d in header[0] and d != delimiter), "") if len(header) == 1 else ""
@@ -365,14 +206,14 @@ def _read_separated(path: Path, encoding: str, delimiter: str) -> Iterator[Row]:
                     yield dict(zip(header, cells, strict=True))
         except csv.Error as error:
             what = "a quote that is never closed" if "unexpected end" in str(error) else str(error)
-            other = _other_delimiter(header, delimiter)
+            other = other_delimiter(header, delimiter)
             advice = " A text with quotes, commas or line breaks must stand in quotes, its own quotes doubled."
             raise DataError(
                 f"{path}: {what}, in the row that begins at line {started}.{'' if other else advice}", other.strip()
             ) from error
     if ragged:
         columns = f"{len(header)} column" + "s" * (len(header) != 1)
-        other = _other_delimiter(header, delimiter)
+        other = other_delimiter(header, delimiter)
         advice = f" Put texts in quotes that hold the delimiter ({'tab' if delimiter == TAB else delimiter})."
         raise DataError(
             f"{path} has {columns}, but {'; '.join(ragged)}.{'' if other else advice}",

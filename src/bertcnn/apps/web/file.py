@@ -26,7 +26,7 @@ from bertcnn.inference.insights.report import insights_page
 from bertcnn.inference.prediction import with_answer
 from bertcnn.inference.predictor import Predictor
 from bertcnn.text.cells import joined
-from bertcnn.text.dataset import as_text
+from bertcnn.text.columns import as_text
 from bertcnn.text.read_table import Row, read_rows
 from bertcnn.text.write_table import write_rows
 
