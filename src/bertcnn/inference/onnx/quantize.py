@@ -5,7 +5,7 @@ Runtime can also take it from each batch as it comes; then a text's logits move 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,13 @@ from bertcnn.arrays import Floats32
 from bertcnn.errors import ModelError
 from bertcnn.inference.machine import threads
 from bertcnn.inference.onnx.backend import feed
+from bertcnn.inference.onnx.rounding import round_weights
 from bertcnn.text.tokens import Batch
 
-OUTLYING = 4.0
+OUTLYING = 1.5
 """A channel is an outlier if it goes beyond so many times the median channel."""
+
+_FIRST_AXIS = "first_axis"
 
 Feeds = Sequence[dict[str, Any]]
 
@@ -58,6 +61,7 @@ def _quantize(source: Path, file: Path, feeds: Feeds) -> None:
     with _only_errors():
         spread_outliers(graph, greatest(graph, feeds))
         part_shared(graph)
+        round_weights(graph, moments(graph, feeds))
         onnx.save(graph, spread)
         quantize_static(
             spread,
@@ -91,6 +95,50 @@ def greatest(graph: Any, feeds: Feeds) -> dict[str, Floats32]:
     Returns:
         By tensor, float32 ``(channels,)``.
     """
+    from onnx import helper
+
+    def measured(name: str) -> list[Any]:
+        return [
+            helper.make_node("Abs", [name], [f"{name}_abs"]),
+            helper.make_node("Flatten", [f"{name}_abs"], [f"{name}_rows"], axis=-1),
+            helper.make_node("ReduceMax", [f"{name}_rows", _FIRST_AXIS], [f"{name}_greatest"], keepdims=0),
+        ]
+
+    return _watch(graph, feeds, measured, np.maximum)
+
+
+def moments(graph: Any, feeds: Feeds) -> dict[str, Floats32]:
+    """Return how the channels of what goes into a product with constant weights go together.
+
+    Args:
+        graph: Float32; it stays as it is.
+        feeds: Inputs of some batches.
+
+    Returns:
+        By tensor, the sum over pieces of each channel times each other, float32 ``(channels, channels)``.
+    """
+    from onnx import helper
+
+    def measured(name: str) -> list[Any]:
+        return [
+            helper.make_node("Flatten", [name], [f"{name}_rows"], axis=-1),
+            helper.make_node("Gemm", [f"{name}_rows", f"{name}_rows"], [f"{name}_moments"], transA=1),
+        ]
+
+    return _watch(graph, feeds, measured, np.add)
+
+
+def _watch(
+    graph: Any, feeds: Feeds, measured: Callable[[str], list[Any]], merge: Callable[[Any, Any], Any]
+) -> dict[str, Floats32]:
+    """Return, by tensor that goes into a product with constant weights, what was measured of it in all batches.
+
+    Args:
+        graph: It stays as it is.
+        feeds: Inputs of the batches.
+        measured: Of a tensor's name, the nodes that measure it; the last one's output is what is wanted.
+        merge: Puts the measures of two batches together.
+    """
     import onnx
     import onnxruntime
     from onnx import helper
@@ -99,21 +147,21 @@ def greatest(graph: Any, feeds: Feeds) -> dict[str, Floats32]:
     wider.CopyFrom(graph)
     weights = {one.name for one in graph.graph.initializer}
     names = list(dict.fromkeys(node.input[0] for node in graph.graph.node if _is_product(node, weights)))
+    wanted = []
     for name in names:
-        wider.graph.node.extend(
-            [
-                helper.make_node("Abs", [name], [f"{name}_abs"]),
-                helper.make_node("Flatten", [f"{name}_abs"], [f"{name}_rows"], axis=-1),
-                helper.make_node("ReduceMax", [f"{name}_rows", "first_axis"], [f"{name}_greatest"], keepdims=0),
-            ]
-        )
-        wider.graph.output.append(helper.make_tensor_value_info(f"{name}_greatest", onnx.TensorProto.FLOAT, None))
-    wider.graph.initializer.append(helper.make_tensor("first_axis", onnx.TensorProto.INT64, [1], [0]))
+        nodes = measured(name)
+        wider.graph.node.extend(nodes)
+        wanted.append(nodes[-1].output[0])
+        wider.graph.output.append(helper.make_tensor_value_info(wanted[-1], onnx.TensorProto.FLOAT, None))
+    wider.graph.initializer.append(helper.make_tensor(_FIRST_AXIS, onnx.TensorProto.INT64, [1], [0]))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads()
     session = onnxruntime.InferenceSession(wider.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    runs = (session.run([f"{name}_greatest" for name in names], one) for one in feeds)
-    return {name: np.max(rows, axis=0) for name, rows in zip(names, zip(*runs, strict=True), strict=True)}
+    found: list[Floats32] = []
+    for one in feeds:
+        values = session.run(wanted, one)
+        found = [merge(a, b) for a, b in zip(found, values, strict=True)] if found else values
+    return dict(zip(names, found, strict=True))
 
 
 def spread_outliers(graph: Any, reach: dict[str, Floats32]) -> None:
