@@ -75,7 +75,7 @@ def _scores(place: Path, splits: Any) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     wanted: list[str] = []
-    backends: tuple[Any, ...] = ("torch", "onnx", "onnx-int8")
+    backends: tuple[Any, ...] = ("torch", "torch-bf16", "onnx", "onnx-int8")
     for backend in backends:
         predictor = Predictor.load(place, backend=backend)
         said = [one.label for one in predictor.predict(splits.test.texts)]

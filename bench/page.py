@@ -13,7 +13,7 @@ BEGIN = "<!-- written by bench/speed.py: begin -->"
 END = "<!-- written by bench/speed.py: end -->"
 HEADING = "## Speed"
 
-OURS = ("bertcnn-int8", "bertcnn-onnx", "bertcnn-torch")
+OURS = ("bertcnn-int8", "bertcnn-onnx", "bertcnn-torch", "bertcnn-bf16")
 FP32 = ("bertcnn-onnx", "bertcnn-torch")
 PIPELINES = ("pipeline", "pipeline-sorted")
 
@@ -399,7 +399,12 @@ def _number(value: float) -> str:
 # ---- picture
 
 INK, GREY, LINE = "#222222", "#c3c7cc", "#6d737a"
-COLOURS = {"bertcnn-int8": "#00795a", "bertcnn-onnx": "#2f9e7d", "bertcnn-torch": "#7cc7ae"}
+COLOURS = {
+    "bertcnn-int8": "#00795a",
+    "bertcnn-onnx": "#2f9e7d",
+    "bertcnn-torch": "#7cc7ae",
+    "bertcnn-bf16": "#56b394",
+}
 FLOOR = "fasttext"
 DRAWN_AS = {
     "bertcnn-int8": "bertcnn, ONNX int8",

@@ -66,7 +66,7 @@ class Ours(System):
         from bertcnn import Predictor
 
         self.predictor = Predictor.load(folder / OURS, backend=self.backend)
-        file = {"torch": "model.safetensors", "onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}[self.backend]
+        file = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}.get(self.backend, "model.safetensors")
         return folder / OURS / file
 
     def classify(self, texts: list[str], setting: Setting) -> Sequence[Any]:  # noqa: ARG002
@@ -76,8 +76,8 @@ class Ours(System):
 class Pipeline(System):
     """transformers' ``pipeline``; with ``is_sorted`` the user sorts the texts by length."""
 
-    def __init__(self, says: str, *, is_sorted: bool) -> None:
-        self.says, self.is_sorted = says, is_sorted
+    def __init__(self, says: str, *, is_sorted: bool, dtype: str = "float32") -> None:
+        self.says, self.is_sorted, self.dtype = says, is_sorted, dtype
 
     def load(self, folder: Path) -> Path:  # noqa: ARG002
         from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -85,7 +85,7 @@ class Pipeline(System):
         from bertcnn.network.encoder import resolve
 
         place = Path(resolve("minilm"))
-        model = AutoModelForSequenceClassification.from_pretrained(place)
+        model = AutoModelForSequenceClassification.from_pretrained(place, dtype=self.dtype)
         self.pipe = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(place))
         return place / "model.safetensors"
 
@@ -275,8 +275,12 @@ SYSTEMS: dict[str, System] = {
     "bertcnn-int8": Ours("onnx-int8", "**bertcnn**, depth 3, ONNX int8"),
     "bertcnn-onnx": Ours("onnx", "**bertcnn**, depth 3, ONNX fp32"),
     "bertcnn-torch": Ours("torch", "**bertcnn**, depth 3, torch fp32"),
+    "bertcnn-bf16": Ours("torch-bf16", "**bertcnn**, depth 3, torch bf16"),
     "pipeline": Pipeline("transformers `pipeline`", is_sorted=False),
     "pipeline-sorted": Pipeline("transformers `pipeline`, texts sorted by hand", is_sorted=True),
+    "pipeline-bf16": Pipeline(
+        "transformers `pipeline` in bf16, texts sorted by hand", is_sorted=True, dtype="bfloat16"
+    ),
     "sentence-transformers": SentenceEmbedder(),
     "ort": OnnxRuntime("ONNX Runtime fp32", ""),
     "ort-int8": OnnxRuntime("ONNX Runtime int8", ".int8"),

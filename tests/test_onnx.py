@@ -17,8 +17,8 @@ import torch
 from bertcnn import BertCNN, ModelError, Predictor, Settings, save, train
 from bertcnn.apps.cli import app
 from bertcnn.apps.export import _dev_of_training
+from bertcnn.inference import certificate, golden
 from bertcnn.inference import export as exporting
-from bertcnn.inference import golden
 from bertcnn.inference import predictor as predictor_module
 from bertcnn.inference.certificate import END, START, certify, write_certificate
 from bertcnn.inference.export import export_onnx
@@ -448,15 +448,18 @@ def test_a_model_loads_however_its_batches_are_made(own: Path, monkeypatch: pyte
     assert (Predictor.load(own, backend="onnx-int8").in_one_batch().logits(golden.TEXTS) == wanted).all()
 
 
-def test_the_certificate_says_how_far_the_ways_differ(own: Path) -> None:
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_certificate_says_how_far_the_ways_differ(own: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
+    monkeypatch.setattr(certificate, "has_bf16", lambda: bf16)
     checks = certify(own, [*TEXTS, "good"])
     ways = ["batches", "alone", "random batches", "padded", "segments"]
+    names = ["torch", *(["torch-bf16"] if bf16 else []), "onnx-int8", "onnx"]
     assert [(c.backend, c.way) for c in checks] == [
-        (name, way) for name in ("torch", "onnx-int8", "onnx") for way in ways if (name, way) != ("torch", "batches")
+        (name, way) for name in names for way in ways if (name, way) != ("torch", "batches")
     ]
     assert {c.texts for c in checks} == {len(TEXTS) + 1}  # and a long one
-    assert all(c.difference < TOLERANCE and c.flips == 0 for c in checks if c.backend != "onnx-int8")
-    assert all(c.difference > TOLERANCE for c in checks if c.backend == "onnx-int8")
+    assert all(c.difference < TOLERANCE and c.flips == 0 for c in checks if c.backend in {"torch", "onnx"})
+    assert all(c.difference > TOLERANCE for c in checks if c.backend not in {"torch", "onnx"})
     card = own / "README.md"
     before = card.read_text()
     write_certificate(own, checks)
@@ -500,7 +503,7 @@ def test_the_commands(folder: Path, csv_file: Path, tmp_path: Path, monkeypatch:
     assert (place / "model.int8.onnx").stat().st_mode & 0o777 == 0o644
     said = call("check", place, wide, "--text", "review", "--encoding", "utf-16", "--limit", "20", "--json")
     assert said.code == 0
-    assert {one["backend"] for one in json.loads(said.out)} == {"torch", "onnx", "onnx-int8"}
+    assert {one["backend"] for one in json.loads(said.out)} - {"torch-bf16"} == {"torch", "onnx", "onnx-int8"}
     assert START in (place / "README.md").read_text()
     wrong = call("check", place, csv_file)
     assert wrong.code == 2

@@ -19,7 +19,7 @@ from bertcnn.errors import SettingsError, nearest
 
 T = TypeVar("T")
 
-BackendName = Literal["auto", "torch", "onnx", "onnx-int8"]
+BackendName = Literal["auto", "torch", "torch-bf16", "onnx", "onnx-int8"]
 """What runs a trained network; auto: the fastest that is there."""
 
 
@@ -181,7 +181,7 @@ class TrainingSettings:
     )
     max_train_pieces: int = _setting(2048, "Longer texts are cut to this in training; never in prediction.", PIECES)
     precision: Literal["auto", "fp32", "bf16"] = _setting(
-        "auto", "auto: bf16 on a GPU that has it; on a CPU bf16 pays where that has AMX."
+        "auto", "auto: bf16 on a GPU that has it; on a CPU bf16 pays where that has it (AMX, AVX512_BF16)."
     )
     gradient_accumulation: int = _setting(1, "Batches a step of the optimizer.", POSITIVE)
     gradient_checkpointing: bool = _setting(False, "Trade time for memory in the encoder.")

@@ -149,7 +149,7 @@ def _refuse_apart(checks: "list[Check]") -> None:
     """
     from bertcnn.inference.export import LOGIT_TOLERANCE
 
-    apart = [one for one in checks if one.backend != "onnx-int8" and not one.difference <= LOGIT_TOLERANCE]
+    apart = [one for one in checks if one.backend in {"torch", "onnx"} and not one.difference <= LOGIT_TOLERANCE]
     if apart:
         ways = ", ".join(f"{one.backend} ({one.way}: {one.difference:.2g})" for one in apart)
         raise ModelError(

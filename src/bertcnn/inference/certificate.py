@@ -15,6 +15,7 @@ from bertcnn.arrays import Floats32
 from bertcnn.files import write_whole
 from bertcnn.inference.backend import Backend, Pooled, WrappedBackend
 from bertcnn.inference.golden import long_text
+from bertcnn.inference.machine import has_bf16
 from bertcnn.inference.onnx.backend import FILES
 from bertcnn.inference.predictor import Predictor
 from bertcnn.network.folder import MADE_OF, read_config
@@ -62,8 +63,9 @@ def certify(folder: str | Path, texts: Sequence[str], *, seed: int = 0) -> list[
     distinct = list(dict.fromkeys([*texts, long_text(measure.tokenizer, measure.backend.spec.windowing)]))
     wanted = measure.logits(distinct)
     checks = []
-    for name in ("torch", *(name for name, file in FILES.items() if (Path(folder) / file).is_file())):
-        predictor = measure if name == "torch" else Predictor.load(folder, backend=name)  # type: ignore[arg-type]
+    graphs = [name for name, file in FILES.items() if (Path(folder) / file).is_file()]
+    for name in ("torch", *(["torch-bf16"] if has_bf16() else []), *graphs):
+        predictor = measure if name == "torch" else Predictor.load(folder, backend=name, device="cpu")  # type: ignore[arg-type]
         for way, found in _ways(predictor, distinct, seed):
             if (name, way) != ("torch", "batches"):
                 checks.append(Check(name, way, *measure.difference(found, wanted), len(distinct)))

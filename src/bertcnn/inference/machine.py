@@ -7,10 +7,20 @@ from shutil import which
 
 def has_vnni() -> bool:
     """Return whether the processor is known to have 8-bit products of its own, which are exact."""
+    return "vnni" in _processor()
+
+
+def has_bf16() -> bool:
+    """Return whether the processor is known to have products of bfloat16 numbers."""
+    return "bf16" in _processor()
+
+
+def _processor() -> str:
+    """Return what the system says of it; nothing where that is not Linux."""
     try:
-        return "vnni" in Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:  # another system than Linux
-        return False
+        return Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return ""
 
 
 def threads() -> int:

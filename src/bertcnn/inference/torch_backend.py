@@ -16,13 +16,23 @@ from bertcnn.text.tokens import SEGMENT_WINDOWS, Batch
 
 
 class TorchBackend(Backend):
-    """A :class:`~bertcnn.network.model.BertCNN` in evaluation mode."""
+    """A :class:`~bertcnn.network.model.BertCNN` in evaluation mode.
 
-    name = "torch"
+    Args:
+        model: On the device it shall run on.
+        bf16: Whether its encoder multiplies bfloat16 numbers; the convolution and the linear layer never do.
+    """
+
     segment_windows = SEGMENT_WINDOWS
 
-    def __init__(self, model: BertCNN) -> None:
+    def __init__(self, model: BertCNN, *, bf16: bool = False) -> None:
         self.model = model.eval()
+        self.bf16 = bf16
+
+    @property
+    def name(self) -> str:  # type: ignore[override]  # it says how the encoder computes
+        """``torch`` or ``torch-bf16``."""
+        return "torch-bf16" if self.bf16 else "torch"
 
     @property
     def max_tokens(self) -> int:  # type: ignore[override]  # a model may be moved to another device
@@ -58,7 +68,7 @@ class TorchBackend(Backend):
         self.model.eval()
         waiting: tuple[Batch, Tensor, Tensor, Tensor | None] | None = None
         for batch in batches:
-            states = self.model.head.mix(batch_states(self.model, batch, self.max_tokens))
+            states = self.model.head.mix(batch_states(self.model, batch, self.max_tokens, bf16=self.bf16))
             mask = torch.from_numpy(batch.source_mask).to(states.device)
             found = (batch, *self.model.head.cnn(states, mask), states if with_states else None)
             if waiting is not None:

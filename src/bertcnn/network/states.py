@@ -59,13 +59,20 @@ def batch_sizes(model: BertCNN) -> tuple[int, int]:
     return _BATCHES.get(model.device.type, _BATCHES["cuda"])
 
 
-def stream_states(model: BertCNN, pieces: Pieces, *, pad_id: int) -> Iterator[tuple[Batch, Tensor]]:
+def uses_bf16(precision: str) -> bool:
+    """Return whether a setting, ``auto``, ``fp32`` or ``bf16``, means products of bfloat16 numbers on this machine."""
+    is_auto = precision == "auto" and torch.cuda.is_available()
+    return precision == "bf16" or (is_auto and torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def stream_states(model: BertCNN, pieces: Pieces, *, pad_id: int, bf16: bool = False) -> Iterator[tuple[Batch, Tensor]]:
     """Encode texts in batches of like length, each within the budget, without gradients.
 
     Args:
         model: Its encoder is run, on the device it is on, in evaluation mode.
         pieces: The texts.
         pad_id: Piece to fill up with.
+        bf16: Whether the encoder multiplies bfloat16 numbers.
 
     Yields:
         A batch and its stitched states, float ``(B, T, S)``, on the model's device.
@@ -76,7 +83,7 @@ def stream_states(model: BertCNN, pieces: Pieces, *, pad_id: int) -> Iterator[tu
     for parts in plans:
         batch = make_batch(pieces, parts, pad_id=pad_id)
         with torch.inference_mode():
-            states = batch_states(model, batch, budget)
+            states = batch_states(model, batch, budget, bf16=bf16)
         yield batch, states  # outside: a generator that waits would leave its caller in the mode
 
 
@@ -96,13 +103,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_compute_alone)
 
 
-def batch_states(model: BertCNN, batch: Batch, max_tokens: int) -> Tensor:
+def batch_states(model: BertCNN, batch: Batch, max_tokens: int, *, bf16: bool = False) -> Tensor:
     """Return the stitched states of a batch, float ``(B, T, S)``, on the model's device.
 
     Args:
         model: Its encoder is run, on the device it is on.
         batch: What to encode.
         max_tokens: Padded pieces at once, of a long text's windows.
+        bf16: Whether products are of bfloat16 numbers. Sums, normalization and what is returned are not.
     """
     global _has_computed  # of the process, as the threads are
     _has_computed = True
@@ -112,8 +120,9 @@ def batch_states(model: BertCNN, batch: Batch, max_tokens: int) -> Tensor:
     # A segment of a long text can be more windows than are good to encode at once; the rest is planned to fit.
     rows = len(ids) if batch.is_plain else max(1, max_tokens // ids.shape[1])
     chunks = [slice(i, i + rows) for i in range(0, len(ids), rows)]
-    windows = [model.stitched_states(ids[some], None if mask is None else mask[some], None)[0] for some in chunks]
-    states = torch.cat(windows)
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+        windows = [model.stitched_states(ids[some], None if mask is None else mask[some], None)[0] for some in chunks]
+    states = torch.cat(windows).to(model.dtype)
     return states if batch.is_plain else states.flatten(0, 1)[source]
 
 
@@ -150,6 +159,7 @@ def write_states(
     tokenizer: PieceTokenizer,
     pieces: Pieces,
     *,
+    bf16: bool = False,
     progress: Callable[[int], Any] | None = None,
 ) -> None:
     """Encode texts into a new folder, which appears when it is whole.
@@ -159,6 +169,7 @@ def write_states(
         model: Its encoder is run.
         tokenizer: What cut the texts.
         pieces: The texts.
+        bf16: Whether the encoder multiplies bfloat16 numbers.
         progress: Called with the number of pieces done, now and then.
 
     Raises:
@@ -176,7 +187,7 @@ def write_states(
         values = np.lib.format.open_memmap(draft / "states.npy", "w+", np.float16, (total, width))
         # Without its blocks, a map on a full disk would kill the process at some later write.
         _allocate(draft / "states.npy")
-        for batch, states in stream_states(model, pieces, pad_id=tokenizer.pad_id):
+        for batch, states in stream_states(model, pieces, pad_id=tokenizer.pad_id, bf16=bf16):
             halves = states.float().clamp(-_LARGEST_HALF, _LARGEST_HALF).half().cpu().numpy()
             for row, (text, start) in enumerate(zip(batch.texts, batch.starts, strict=True)):
                 count = int(batch.source_mask[row].sum())
@@ -218,6 +229,7 @@ def cached_states(
     pieces: Pieces,
     cache: Path,
     *,
+    bf16: bool = False,
     progress: Callable[[int], Any] | None = None,
 ) -> States:
     """Return the states of texts from the cache, encoding them if they are not there.
@@ -227,6 +239,7 @@ def cached_states(
         tokenizer: What cut the texts.
         pieces: The texts.
         cache: Folder of the cache.
+        bf16: As for :func:`write_states`; such states have entries of their own.
         progress: As for :func:`write_states`.
     """
     digest = hashlib.sha256()
@@ -238,12 +251,14 @@ def cached_states(
     digest.update(json.dumps(encoder, sort_keys=True, default=str).encode())
     digest.update(ENTRY_FORMAT)
     digest.update(repr((config.states, config.windowing, model.dtype)).encode())
+    if bf16:
+        digest.update(b"bf16")
     digest.update(pieces.ids.tobytes() + pieces.starts.tobytes())
     folder = cache / digest.hexdigest()[:32]
     if (known := _entry(folder)) is not None:
         return known
     try:
-        write_states(folder, model, tokenizer, pieces, progress=progress)
+        write_states(folder, model, tokenizer, pieces, bf16=bf16, progress=progress)
     except TrainingError:
         # Another process may have written the same entry meanwhile; its states are as good.
         if not (folder / "states.npy").is_file():

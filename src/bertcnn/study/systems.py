@@ -295,13 +295,15 @@ class MeanStates(TransformerMixin, BaseEstimator):
 
     def fit_transform(self, X: Sequence[str], y: Any = None, **_: Any) -> Floats32:  # noqa: N803
         """Encode the texts to learn from, or find their states in the cache."""
-        from bertcnn.network.states import cache_folder, cached_states, mean_state
+        from bertcnn.network.states import cache_folder, cached_states, mean_state, uses_bf16
 
         self.fit(X, y)
         started = perf_counter()
         texts = sorted({*X, *self.also_encode})
         pieces = self.tokenizer_(texts)
-        states = cached_states(self.model_, self.tokenizer_, pieces, cache_folder(self.base.training.cache))
+        told = self.base.training
+        bf16, cache = uses_bf16(told.precision), cache_folder(told.cache)
+        states = cached_states(self.model_, self.tokenizer_, pieces, cache, bf16=bf16)
         place = {text: i for i, text in enumerate(texts)}
         share = pieces.lengths[[place[text] for text in set(X)]].sum() / max(1, len(pieces.ids))
         self.cached_seconds_ = share * states.seconds - (perf_counter() - started)
@@ -309,11 +311,12 @@ class MeanStates(TransformerMixin, BaseEstimator):
 
     def transform(self, X: Sequence[str]) -> Floats32:  # noqa: N803  # scikit-learn's name
         """Encode texts; not from the cache, so that what it costs can be measured."""
-        from bertcnn.network.states import stream_states
+        from bertcnn.network.states import stream_states, uses_bf16
 
         rows, pieces = self.tokenizer_(list(X)).distinct()
         sums = np.zeros((len(pieces), self.model_.config.hidden_size), dtype=np.float32)
-        for batch, states in stream_states(self.model_, pieces, pad_id=self.tokenizer_.pad_id):
+        bf16 = uses_bf16(self.base.training.precision)
+        for batch, states in stream_states(self.model_, pieces, pad_id=self.tokenizer_.pad_id, bf16=bf16):
             for text, one, mask in zip(batch.texts, states.float().cpu().numpy(), batch.source_mask, strict=True):
                 sums[text] += one[mask].sum(axis=0)
         return np.asarray((sums / np.maximum(1, pieces.lengths)[:, None])[rows], dtype=np.float32)

@@ -18,7 +18,7 @@ from bertcnn.arrays import Ints
 from bertcnn.inference.metrics import Truth, goodness
 from bertcnn.network.encoder import reads_padding
 from bertcnn.network.model import BertCNN
-from bertcnn.network.states import States, cache_folder, cached_states
+from bertcnn.network.states import States, cache_folder, cached_states, uses_bf16
 from bertcnn.settings import Settings
 from bertcnn.text.dataset import Splits
 from bertcnn.text.tokens import Pieces, PieceTokenizer
@@ -167,7 +167,8 @@ class TrainingRun:
         # Several processes share the cache: the first writes, the others wait and read.
         started, pieces = time.perf_counter(), self.shared.pieces
         with PartialState().main_process_first(), encoding_bar(self.console, len(pieces.ids)) as advance:
-            states = cached_states(model, self.tokenizer, pieces, cache, progress=advance)
+            bf16 = uses_bf16(self.settings.training.precision)
+            states = cached_states(model, self.tokenizer, pieces, cache, bf16=bf16, progress=advance)
         learned = np.unique(np.concatenate([self.shared.rows["train"], self.shared.rows["dev"]]))
         share = pieces.lengths[learned].sum() / max(1, len(pieces.ids))
         encoding = float(share * states.seconds)

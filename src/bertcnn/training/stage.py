@@ -31,7 +31,7 @@ from bertcnn.inference.calibration import fit_thresholds, probabilities_of
 from bertcnn.inference.metrics import LOWER_IS_BETTER, SCORES, Truth, decide
 from bertcnn.network.encoder import layer_of_parameters, quiet_transformers
 from bertcnn.network.model import BertCNN, Head, batch_tensors
-from bertcnn.network.states import States
+from bertcnn.network.states import States, uses_bf16
 from bertcnn.network.vectors import WordVectors
 from bertcnn.settings import TrainingSettings
 from bertcnn.text.tokens import Pieces, Windowing, make_batch, segments
@@ -179,11 +179,7 @@ def _spare_memory(module: BertCNN) -> None:
 def _arguments(stage: Stage, settings: TrainingSettings) -> TrainingArguments:
     """Return what Trainer is told."""
     assert settings.batch_size != "auto", "train() chooses it"
-    bf16 = settings.precision == "bf16" or (
-        settings.precision == "auto"
-        and torch.cuda.is_available()
-        and torch.cuda.is_bf16_supported(including_emulation=False)
-    )
+    bf16 = uses_bf16(settings.precision)
     texts_a_step = settings.batch_size * settings.gradient_accumulation * processes()
     arguments = TrainingArguments(
         output_dir=str(stage.folder),

@@ -179,7 +179,7 @@ def share_cores(settings: ServerSettings) -> int:
     ``OMP_NUM_THREADS`` says how many cores a process may use.
     """
     each = threads() if "OMP_NUM_THREADS" in os.environ else max(1, threads() // settings.workers)
-    is_graph = settings.backend not in {"auto", "torch"}  # which runs on the CPU
+    is_graph = settings.backend.startswith("onnx")  # which runs on the CPU
     on_gpu = not is_graph and (settings.device not in {None, "cpu"} or (settings.device is None and has_gpu()))
     lanes = settings.lanes or (1 if on_gpu else each)
     os.environ.setdefault("RAYON_NUM_THREADS", str(each))  # of tokenizers
