@@ -206,6 +206,13 @@ def test_many_labels_from_end_to_end(tiny: str, tmp_path: Path) -> None:
     assert trained.code == 0, trained.err
     scores = json.loads(call("evaluate", tmp_path / "m", tmp_path / "t.csv", "--label", "tags", "--json").out)
     assert scores["headlines"]["macro_f1"]["value"] > 0.8
+    marked = [
+        {"text": row["text"], **{name: int(name in row["tags"].split("|")) for name in ("loud", "bad")}} for row in rows
+    ]
+    write_rows(tmp_path / "marked.csv", marked)
+    again = call("evaluate", tmp_path / "m", tmp_path / "marked.csv", "--label", "loud,bad", "--json")
+    assert json.loads(again.out)["headlines"] == scores["headlines"]
+    assert call("insights", tmp_path / "m", tmp_path / "marked.csv", "--label", "loud,bad").code == 0
     out = call("predict", tmp_path / "m", tmp_path / "t.csv", "--output", tmp_path / "out.jsonl")
     assert out.code == 0, out.err
     scored = list(read_rows(tmp_path / "out.jsonl"))

@@ -317,7 +317,7 @@ def test_several_columns_and_paths_are_texts(tmp_path: Path) -> None:
     assert found.labels == ["0", "1", "0", "1", "1"]
     with pytest.raises(DataError, match=r"no column 'review.name'. Its columns: 'review', 'meta'"):
         load_examples(str(file), replace(settings, text="review.title,review.name"))
-    with pytest.raises(DataError, match=r"no column 'meta.stars,review'"):  # a label is of one column
+    with pytest.raises(DataError, match=r"row 1: The column 'review' holds .* 0 or 1 is expected"):
         load_examples(str(file), replace(settings, label="meta.stars,review"))
     assert cell_of({"a.b": {"c": "text"}}, "a.b.c") == "text"
     with pytest.raises(DataError, match="A text is a dict"):
@@ -429,6 +429,28 @@ def test_many_labels_from_a_separator(tmp_path: Path) -> None:
 
 def test_numbers_are_in_order_of_their_value() -> None:
     assert Labels.of(["10", "9", "b", "a", "-1"] * 2).names == ("-1", "9", "10", "a", "b")
+
+
+@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("True", "false"), ("1.0", "0.0")])
+def test_each_label_can_have_a_column_of_its_own(tmp_path: Path, yes: str, no: str) -> None:
+    file = tmp_path / "t.csv"
+    rows = [("a", yes, no), ("b", no, no), ("c", yes, yes)]
+    file.write_text("text,food,price\n" + "".join(f"{','.join(row)}\n" for row in rows))
+    found = load_examples(str(file), DataSettings(label="food, price"))["train"]
+    assert found.labels == [("food",), (), ("food", "price")]
+    frame = pd.read_csv(file)
+    assert load_examples(frame, DataSettings(label="food,price"))["train"].labels == found.labels
+
+
+def test_a_labels_own_column_holds_0_or_1(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("text,food,price\na,1,0\nb,-1,0\n")
+    with pytest.raises(DataError, match=r"t\.csv, row 2: The column 'food' holds '-1'.*0 or 1 is expected"):
+        load_examples(str(file), DataSettings(label="food,price"))
+    with pytest.raises(DataError, match=r"no column 'prise'.*Did you mean 'price'"):
+        load_examples(str(file), DataSettings(label="food,prise"))
+    file.write_text("text,food,price\na,1,0\nb,,\n")  # not told of b
+    assert load_examples(str(file), DataSettings(label="food,price"))["train"].labels == [("food",), ()]
 
 
 def test_a_separator_names_what_it_got_where_labels_are_missing(tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ class DataSettings:
     """Where texts and labels stand, and how they are divided."""
 
     text: str = _setting("text", "Column with the texts; several with commas between (title,body) are joined.")
-    label: str = _setting("label", "Column with the labels.")
+    label: str = _setting(
+        "label", "Column with the labels; several with commas between (food,price) hold 0 or 1, of one label each."
+    )
     separator: str = _setting("", "Between labels, where a text can have many (such as '|'); empty: one label.")
     delimiter: str = _setting(
         "",

@@ -33,7 +33,11 @@ Text = Annotated[
     typer.Option(help="Column with the texts, or several: title,body; default: as in training.", show_default=False),
 ]
 Label = Annotated[
-    Optional[str], typer.Option(help="Column with the labels; default: as in training, or 'label'.", show_default=False)
+    Optional[str],
+    typer.Option(
+        help="Column with the labels, or one of 0 and 1 for each: food,price; default: as in training, or 'label'.",
+        show_default=False,
+    ),
 ]
 Separator = Annotated[
     Optional[str], typer.Option(help="Between labels; default: as in training, or '|' where a text can have many.")
@@ -129,6 +133,8 @@ def reading(model: Path, source: str, **said: str | None) -> DataSettings:
             nothing was said.
     """
     given = {name: value for name, value in said.items() if value is not None}
+    from bertcnn.text.columns import has_columns
+
     plain = change(Settings(), given).data
     if source == "-" or source.startswith(("hf:", "builtin:")):
         return plain
@@ -142,18 +148,12 @@ def reading(model: Path, source: str, **said: str | None) -> DataSettings:
     for choice in (likely, {**likely, "delimiter": plain.delimiter}):
         first = _first_row(source, change(Settings(), {**choice, **given}).data)
         # A trained column that is missing may be there by its usual name; else it is the trained one that is missed.
-        usual = {name: getattr(plain, name) for name in columns if not _has(first, choice[name])}
+        usual = {name: getattr(plain, name) for name in columns if not has_columns(first, choice[name])}
         usual = {name: value for name, value in usual.items() if value in first}
         found = change(Settings(), {**choice, **usual, **given}).data
-        if _has(first, found.text):
+        if has_columns(first, found.text):
             break
     return found
-
-
-def _has(row: "Row", column: str) -> bool:
-    from bertcnn.text.columns import has_column, parts_of
-
-    return all(has_column(row, one) for one in parts_of(row, column))
 
 
 def _first_row(source: str, data: DataSettings) -> "Row":

@@ -41,6 +41,11 @@ def has_column(row: Row, column: str) -> bool:
     return column in row or (isinstance(inside, dict) and last in inside)
 
 
+def has_columns(row: Row, column: str) -> bool:
+    """Return whether a row has all cells that a name stands for, which may be of several columns."""
+    return all(has_column(row, part) for part in parts_of(row, column))
+
+
 def check_column(
     row: Row, column: str, option: str, file: str | Path, *, delimiter: str = "", several: bool = False
 ) -> None:
@@ -111,3 +116,31 @@ def text_of(row: Row, column: str) -> str:
         DataError: A cell is no text.
     """
     return "\n".join(filter(None, (as_text(cell_of(row, part)) for part in parts_of(row, column))))
+
+
+MARKS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
+"""What a column of one label holds where a text has it, and where not."""
+
+
+def label_cell(row: Row, column: str) -> Any:
+    """Return the cell with a row's label, None where it is not there.
+
+    Where each label has a column of its own, named with commas between, the names of those that are marked; None where
+    no cell of them holds anything.
+
+    >>> label_cell({"food": 1, "price": 0}, "food,price"), label_cell({"label": "food"}, "label")
+    (['food'], 'food')
+
+    Raises:
+        DataError: A column of one label holds neither 0 nor 1.
+    """
+    parts = parts_of(row, column)
+    if len(parts) == 1:
+        return cell_of(row, parts[0])
+    cells = {part: cell_of(row, part) for part in parts}
+    if all(is_missing(cell) or cell == "" for cell in cells.values()):
+        return None
+    for part, cell in cells.items():
+        if str(cell).strip().casefold() not in MARKS:
+            raise DataError(f"The column {part!r} holds {cell!r}. Of a label's own column 0 or 1 is expected.")
+    return [part for part, cell in cells.items() if MARKS[str(cell).strip().casefold()]]

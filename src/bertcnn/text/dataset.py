@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from bertcnn.errors import DataError
 from bertcnn.settings import DataSettings
 from bertcnn.text.cells import is_missing
-from bertcnn.text.columns import cell_of, check_column, text_of
+from bertcnn.text.columns import check_column, label_cell, text_of
 from bertcnn.text.labels import Label, as_list, likely_separator, named, names_in
 from bertcnn.text.read_table import Row
 from bertcnn.text.sources import called, load_labelled_rows
@@ -277,9 +277,8 @@ def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Exa
     if not rows:
         raise DataError(f"{source} has no rows.")
     for column, option in ((settings.text, "--text"), (settings.label, "--label")):
-        is_text = option == "--text"
-        check_column(rows[0], column, option, source, delimiter=settings.delimiter, several=is_text)
-    values = [cell_of(row, settings.label) for row in rows]
+        check_column(rows[0], column, option, source, delimiter=settings.delimiter, several=True)
+    values = _label_cells(rows, source, settings.label)
     found = [value for value in map(as_list, values) if isinstance(value, list) or not _is_blank(value)]
     are_lists = [isinstance(value, list) for value in found]
     are_real = any(isinstance(as_list(value), list) and not isinstance(value, str) for value in values)
@@ -303,6 +302,16 @@ def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Exa
             f"{likely_separator([str(label) for label in labels if label]) or '|'!r}."
         )
     return Examples(texts, labels, source)
+
+
+def _label_cells(rows: Iterable[Row], source: str, column: str) -> list[Any]:
+    found = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            found.append(label_cell(row, column))
+        except DataError as error:
+            raise DataError(f"{source}, row {number}: {error}") from error
+    return found
 
 
 def label_of(value: Any, separator: str, *, many: bool) -> Label:

@@ -9,7 +9,7 @@ from typing import Any
 from bertcnn.errors import DataError, reason
 from bertcnn.settings import DataSettings
 from bertcnn.text.cells import is_missing
-from bertcnn.text.columns import cell_of, has_column
+from bertcnn.text.columns import has_columns, label_cell
 from bertcnn.text.read_table import Row, read_rows
 
 BUILTIN = {"builtin:reviews": Path(__file__).parent / "reviews" / "reviews.csv"}
@@ -30,7 +30,7 @@ def load_labelled_rows(source: Any, settings: DataSettings) -> dict[str, list[Ro
 
 
 def _is_withheld(row: Row, label: str) -> bool:
-    return has_column(row, label) and is_missing(cell_of(row, label))
+    return has_columns(row, label) and is_missing(label_cell(row, label))
 
 
 def load_rows(source: Any, settings: DataSettings) -> dict[str, list[Row]]:
