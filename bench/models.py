@@ -2,7 +2,7 @@
 
     python bench/models.py --data ../shared/data --folder runs/bench
 
-What stands in the folder already is kept; remove it to make it anew.
+What stands in the folder already is kept, ours if it has its accuracy.json; remove it to make it anew.
 """
 
 import argparse

@@ -309,7 +309,7 @@ def _latency_table(found: Measured) -> Iterable[str]:
             p50, p99 = (_quantile(row["milliseconds"], q) for q in (0.5, 0.99))
             yield f"| {row['says']} | {p50:.2f} | {p99:.2f} | {row['megabytes']:.1f} |"
     accuracy = dict(found.get("accuracy", {}))
-    seed = accuracy.pop("seed", 1)
+    seed = accuracy.pop("seed")
     if accuracy:
         passed = f"Our model is of seed {seed}, " + (
             f"int8 of {', '.join(map(str, range(seed)))} was refused on dev." if seed else "the first one."
@@ -410,8 +410,10 @@ DRAWN_AS = {
     "bertcnn-int8": "bertcnn, ONNX int8",
     "bertcnn-onnx": "bertcnn, ONNX fp32",
     "bertcnn-torch": "bertcnn, torch fp32",
+    "bertcnn-bf16": "bertcnn, torch bf16",
     "pipeline": "pipeline",
     "pipeline-sorted": "pipeline, sorted by hand",
+    "pipeline-bf16": "pipeline, bf16, sorted",
     "sentence-transformers": "sentence-transformers",
     "ort": "ONNX Runtime fp32",
     "ort-int8": "ONNX Runtime int8",

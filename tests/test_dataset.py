@@ -317,7 +317,7 @@ def test_several_columns_and_paths_are_texts(tmp_path: Path) -> None:
     assert found.labels == ["0", "1", "0", "1", "1"]
     with pytest.raises(DataError, match=r"no column 'review.name'. Its columns: 'review', 'meta'"):
         load_examples(str(file), replace(settings, text="review.title,review.name"))
-    with pytest.raises(DataError, match=r"row 1: The column 'review' holds .* 0 or 1 is expected"):
+    with pytest.raises(DataError, match=r"row 1: The column 'review' holds .* 0 or 1; a single one"):
         load_examples(str(file), replace(settings, label="meta.stars,review"))
     assert cell_of({"a.b": {"c": "text"}}, "a.b.c") == "text"
     with pytest.raises(DataError, match="A text is a dict"):
@@ -445,12 +445,18 @@ def test_each_label_can_have_a_column_of_its_own(tmp_path: Path, yes: str, no: s
 def test_a_labels_own_column_holds_0_or_1(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text("text,food,price\na,1,0\nb,-1,0\n")
-    with pytest.raises(DataError, match=r"t\.csv, row 2: The column 'food' holds '-1'.*0 or 1 is expected"):
+    with pytest.raises(DataError, match=r"t\.csv, row 2: The column 'food' holds '-1'.* holds 0 or 1"):
         load_examples(str(file), DataSettings(label="food,price"))
     with pytest.raises(DataError, match=r"no column 'prise'.*Did you mean 'price'"):
         load_examples(str(file), DataSettings(label="food,prise"))
-    file.write_text("text,food,price\na,1,0\nb,,\n")  # not told of b
-    assert load_examples(str(file), DataSettings(label="food,price"))["train"].labels == [("food",), ()]
+    file.write_text("text,food,price\na,1,0\nb,, \n")
+    with pytest.raises(DataError, match=r"no label in row 2 .*write 0 into the columns of all"):
+        load_examples(str(file), DataSettings(label="food,price"))
+    told = {"train": [{"text": "a", "food": 1, "price": 0}], "test": [{"text": "b", "food": -1, "price": -1}]}
+    assert list(load_examples(told, DataSettings(label="food,price"))) == ["train"]  # the test's truth is withheld
+    told["test"].append({"text": "c", "food": 2, "price": 0})
+    with pytest.raises(DataError, match=r"\(test\), row 2: The column 'food' holds 2\."):
+        load_examples(told, DataSettings(label="food,price"))
 
 
 def test_a_separator_names_what_it_got_where_labels_are_missing(tmp_path: Path) -> None:

@@ -1,10 +1,17 @@
 """Weights rounded so that products stay near (bertcnn.inference.onnx.rounding)."""
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bertcnn import Predictor
+from bertcnn.inference.onnx.backend import FILES, OnnxBackend
+from bertcnn.inference.onnx.quantize import moments, quantize
 from bertcnn.inference.onnx.rounding import round_weights
+from tests.conftest import make_texts
+from tests.test_onnx import exported  # noqa: F401  # a fixture
 
 onnx = pytest.importorskip("onnx")
 
@@ -62,3 +69,48 @@ def test_what_is_zero_stays_so(weights: npt.NDArray[np.float32]) -> None:
     found = rounded(weights, np.zeros((5, 300), dtype=np.float32))
     np.testing.assert_allclose(found[:, 4], nearest(weights[:, [4]])[:, 0], rtol=1e-6)
     assert not found[:, 3].any()
+
+
+def test_moments_are_of_all_pieces_of_all_batches() -> None:
+    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
+    kind = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [node],
+            "one",
+            [onnx.helper.make_tensor_value_info("x", kind, ["texts", "pieces", 4])],
+            [onnx.helper.make_tensor_value_info("y", kind, None)],
+            [onnx.numpy_helper.from_array(np.ones((4, 2), np.float32), "w")],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 18)],
+        ir_version=9,
+    )
+    rng = np.random.default_rng(0)
+    batches = [rng.normal(size=(2, 3, 4)).astype(np.float32), rng.normal(size=(1, 5, 4)).astype(np.float32)]
+    pieces = np.concatenate([batch.reshape(-1, 4) for batch in batches])
+    (found,) = moments(graph, [{"x": batch} for batch in batches]).values()
+    np.testing.assert_allclose(found, pieces.T @ pieces, rtol=1e-5)
+
+
+def weights_of(file: Path) -> dict[str, npt.NDArray[np.int8]]:
+    """Return the 8-bit weights of a graph by name."""
+    tables = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(file).graph.initializer}
+    return {name: table for name, table in tables.items() if table.dtype == np.int8 and table.ndim == 2}
+
+
+def test_an_exported_graph_is_rounded_so_and_is_nearer(exported: Path, tmp_path: Path) -> None:  # noqa: F811
+    predictor = Predictor.load(exported, backend="onnx")
+    texts = make_texts(60, seed=9)[0]
+    batches = list(predictor.backend.batches(predictor.tokenizer(texts), pad_id=predictor.tokenizer.pad_id))
+    off = {}
+    for name in ("nearest", "rounded"):
+        quantize(exported / FILES["onnx"], tmp_path / name, batches, to_nearest=name == "nearest")
+        backend = OnnxBackend(exported, "onnx-int8", graph=tmp_path / name)
+        found = Predictor(backend, predictor.tokenizer).logits(texts)
+        off[name] = np.square(found - predictor.logits(texts)).mean()
+    plain, moved = weights_of(tmp_path / "nearest"), weights_of(tmp_path / "rounded")
+    assert plain
+    assert plain.keys() == moved.keys()
+    assert all((plain[name] != moved[name]).any() for name in plain)
+    assert all(np.abs(plain[name].astype(int) - moved[name]).max() < 20 for name in plain)
+    assert off["rounded"] < off["nearest"]

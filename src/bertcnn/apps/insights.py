@@ -113,7 +113,7 @@ def _rows(source: str, data: "DataSettings", label: str | None, by: str | None) 
     Raises:
         DataError: It cannot be read, or a column that was named is not there.
     """
-    from bertcnn.text.columns import check_column, has_columns
+    from bertcnn.text.columns import check_column, has_column, parts_of
 
     if source == "-":
         if label or by:
@@ -122,7 +122,7 @@ def _rows(source: str, data: "DataSettings", label: str | None, by: str | None) 
     every = rows_of(source, data)
     first = next(every)
     if label is None:
-        label = data.label if has_columns(first, data.label) else ""
+        label = data.label if any(has_column(first, part) for part in parts_of(first, data.label)) else ""
     for column, option in ((data.text, "--text"), (label, "--label"), (by, "--by")):
         if column:
             check_column(first, column, option, source, delimiter=data.delimiter, several=option != "--by")
@@ -137,19 +137,24 @@ def _text(row: dict[str, Any], column: str) -> str:
 
 def _labels(rows: Iterable[dict[str, Any]], data: "DataSettings") -> "Iterator[Label | None]":
     """Yield each row's label; None where it has none, unless a text can have many, or none."""
-    from bertcnn.text.cells import is_missing
-    from bertcnn.text.columns import label_cell
+    from bertcnn.text.columns import has_marks, label_cell
     from bertcnn.text.dataset import label_of
 
     for number, row in enumerate(rows, start=1):
         try:
             value = label_cell(row, data.label)
-            if not data.separator and (is_missing(value) or value == [] or not str(value).strip()):
+            if value is None if has_marks(row, data.label) else not data.separator and _is_none(value):
                 yield None
             else:
                 yield label_of(value, data.separator, many=bool(data.separator) or isinstance(value, list))
         except DataError as error:
             raise DataError(f"Row {number}: {error}") from error
+
+
+def _is_none(value: Any) -> bool:
+    from bertcnn.text.cells import is_missing
+
+    return is_missing(value) or value == [] or not str(value).strip()
 
 
 def _say(found: "Insights", files: list[Path]) -> None:

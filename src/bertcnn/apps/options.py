@@ -51,8 +51,8 @@ Runner = Annotated[
     BackendName,
     typer.Option(
         "--backend",
-        help="What runs the network; auto: the fastest that `bertcnn export` wrote, or torch. torch-bf16 takes half of "
-        "torch's time where the machine has such products (AMX, AVX512_BF16, a GPU).",
+        help="What runs the network; auto: the fastest that `bertcnn export` wrote, or torch. torch-bf16 is faster "
+        "than torch where the machine has such products (AVX512_BF16: half of the time; AMX, a GPU).",
     ),
 ]
 

@@ -80,10 +80,10 @@ class Predictor:
 
         Args:
             folder: What ``bertcnn train`` wrote.
-            backend: ``torch``; ``torch-bf16``, whose encoder multiplies bfloat16 numbers: twice as fast where a GPU
-                or a CPU has such products, slower where not; ``onnx`` or ``onnx-int8``, where ``bertcnn export``
-                wrote it, on the CPU and without torch; ``auto``: torch where there is a GPU, else the fastest that
-                is there, in float32 or int8.
+            backend: ``torch``; ``torch-bf16``, whose encoder multiplies bfloat16 numbers: twice as fast on a CPU with
+                AVX512_BF16, made for a GPU too, slower where there are no such products; ``onnx`` or ``onnx-int8``,
+                where ``bertcnn export`` wrote it, on the CPU and without torch; ``auto``: torch where there is a GPU,
+                else the fastest that is there, in float32 or int8.
             device: For torch: ``cpu``, ``cuda``, ...; the GPU where there is one if None.
             max_tokens: Padded pieces of a batch. None: what suits the backend.
 
@@ -310,7 +310,8 @@ class Predictor:
         """
         from bertcnn.network.states import embed_with
 
-        return embed_with(self.model, self.tokenizer, check_texts(texts))
+        bf16 = self.backend.name == "torch-bf16"
+        return embed_with(self.model, self.tokenizer, check_texts(texts), bf16=bf16)
 
 
 def _fastest(folder: Path, device: str | None) -> str:

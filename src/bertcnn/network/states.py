@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -120,7 +120,7 @@ def batch_states(model: BertCNN, batch: Batch, max_tokens: int, *, bf16: bool = 
     # A segment of a long text can be more windows than are good to encode at once; the rest is planned to fit.
     rows = len(ids) if batch.is_plain else max(1, max_tokens // ids.shape[1])
     chunks = [slice(i, i + rows) for i in range(0, len(ids), rows)]
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+    with torch.autocast(model.device.type, torch.bfloat16) if bf16 else nullcontext():
         windows = [model.stitched_states(ids[some], None if mask is None else mask[some], None)[0] for some in chunks]
     states = torch.cat(windows).to(model.dtype)
     return states if batch.is_plain else states.flatten(0, 1)[source]
@@ -397,12 +397,14 @@ def load_for_embedding(
     return to_device(model, device), tokenizer
 
 
-def embed_with(model: BertCNN, tokenizer: PieceTokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+def embed_with(
+    model: BertCNN, tokenizer: PieceTokenizer, texts: Sequence[str], *, bf16: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return what :func:`embed` does, by the encoder of a model."""
     pieces = tokenizer(list(texts))
     longest = int(pieces.lengths.max(initial=0))
     values = torch.zeros(len(texts), longest, states_width(model.config.encoder, model.config.states))
-    for batch, states in stream_states(model, pieces, pad_id=tokenizer.pad_id):
+    for batch, states in stream_states(model, pieces, pad_id=tokenizer.pad_id, bf16=bf16):
         for row, (text, start) in enumerate(zip(batch.texts, batch.starts, strict=True)):
             count = int(batch.source_mask[row].sum())
             values[text, start : start + count] = states[row, :count].float().cpu()

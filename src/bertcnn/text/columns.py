@@ -97,13 +97,18 @@ def as_text(value: Any) -> str:
         DataError: It is a list or an object, as json can hold, or bytes that are no text.
     """
     if isinstance(value, list | dict):
-        shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
-        raise DataError(f"A text is a {type(value).__name__}, {shown}. Expected a string; choose another column.")
+        raise DataError(
+            f"A text is a {type(value).__name__}, {_short(value)}. Expected a string; choose another column."
+        )
     if isinstance(value, bytes):
         raise DataError(
             f"A text is of bytes that are no UTF-8, {value[:20]!r}. Expected a string; choose another column."
         )
     return "" if is_missing(value) else str(value)
+
+
+def _short(value: Any) -> str:
+    return repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."
 
 
 def text_of(row: Row, column: str) -> str:
@@ -121,12 +126,20 @@ def text_of(row: Row, column: str) -> str:
 MARKS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 """What a column of one label holds where a text has it, and where not."""
 
+UNTOLD = {"", "-1", "-1.0"}
+"""What it holds where that is not known, or withheld, as the truth about test texts may be."""
+
+
+def has_marks(row: Row, label: str) -> bool:
+    """Return whether each label has a column of its own: they are named with commas between."""
+    return len(parts_of(row, label)) > 1
+
 
 def label_cell(row: Row, column: str) -> Any:
     """Return the cell with a row's label, None where it is not there.
 
     Where each label has a column of its own, named with commas between, the names of those that are marked; None where
-    no cell of them holds anything.
+    no cell of them says anything.
 
     >>> label_cell({"food": 1, "price": 0}, "food,price"), label_cell({"label": "food"}, "label")
     (['food'], 'food')
@@ -135,12 +148,16 @@ def label_cell(row: Row, column: str) -> Any:
         DataError: A column of one label holds neither 0 nor 1.
     """
     parts = parts_of(row, column)
-    if len(parts) == 1:
+    if not has_marks(row, column):
         return cell_of(row, parts[0])
     cells = {part: cell_of(row, part) for part in parts}
-    if all(is_missing(cell) or cell == "" for cell in cells.values()):
+    marks = {part: "" if is_missing(cell) else str(cell).strip().casefold() for part, cell in cells.items()}
+    if UNTOLD.issuperset(marks.values()):
         return None
-    for part, cell in cells.items():
-        if str(cell).strip().casefold() not in MARKS:
-            raise DataError(f"The column {part!r} holds {cell!r}. Of a label's own column 0 or 1 is expected.")
-    return [part for part, cell in cells.items() if MARKS[str(cell).strip().casefold()]]
+    for part, mark in marks.items():
+        if mark not in MARKS:
+            raise DataError(
+                f"The column {part!r} holds {_short(cells[part])}. Of several columns of labels each is of one, and "
+                "holds 0 or 1; a single one holds names."
+            )
+    return [part for part, mark in marks.items() if MARKS[mark]]

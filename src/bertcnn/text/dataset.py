@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from bertcnn.errors import DataError
 from bertcnn.settings import DataSettings
 from bertcnn.text.cells import is_missing
-from bertcnn.text.columns import check_column, label_cell, text_of
+from bertcnn.text.columns import check_column, has_marks, label_cell, text_of
 from bertcnn.text.labels import Label, as_list, likely_separator, named, names_in
 from bertcnn.text.read_table import Row
 from bertcnn.text.sources import called, load_labelled_rows
@@ -278,6 +278,7 @@ def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Exa
         raise DataError(f"{source} has no rows.")
     for column, option in ((settings.text, "--text"), (settings.label, "--label")):
         check_column(rows[0], column, option, source, delimiter=settings.delimiter, several=True)
+    is_marked = has_marks(rows[0], settings.label)
     values = _label_cells(rows, source, settings.label)
     found = [value for value in map(as_list, values) if isinstance(value, list) or not _is_blank(value)]
     are_lists = [isinstance(value, list) for value in found]
@@ -292,14 +293,16 @@ def as_examples(rows: Sequence[Row], source: str, settings: DataSettings) -> Exa
             labels.append(label_of(value, settings.separator, many=many))
         except DataError as error:
             raise DataError(f"{source}, row {number}: {error}") from error
-        if not many and not labels[-1]:
+        if value is None if is_marked else not many and not labels[-1]:
             missing.append(number)
     if missing:
+        way_out = f"give --separator {likely_separator([str(label) for label in labels if label]) or '|'!r}"
+        if is_marked:
+            way_out = "write 0 into the columns of all"
         shown = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise DataError(
             f"{source} has no label in row {shown} (column {settings.label!r}). "
-            "Fill in or remove them; if a text can have many labels or none, give --separator "
-            f"{likely_separator([str(label) for label in labels if label]) or '|'!r}."
+            f"Fill in or remove them; if a text can have many labels or none, {way_out}."
         )
     return Examples(texts, labels, source)
 

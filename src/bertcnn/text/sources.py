@@ -30,7 +30,10 @@ def load_labelled_rows(source: Any, settings: DataSettings) -> dict[str, list[Ro
 
 
 def _is_withheld(row: Row, label: str) -> bool:
-    return has_columns(row, label) and is_missing(label_cell(row, label))
+    try:
+        return has_columns(row, label) and is_missing(label_cell(row, label))
+    except DataError:  # which is told where the row is known
+        return False
 
 
 def load_rows(source: Any, settings: DataSettings) -> dict[str, list[Row]]:

@@ -81,5 +81,5 @@ def _by_graphs(model: BertCNN, tokenizer: PieceTokenizer, text: str) -> Iterator
             for name in reversed(FILES):
                 if name == "onnx-int8":
                     batches = OnnxBackend(folder, "onnx").batches(tokenizer([text]), pad_id=tokenizer.pad_id)
-                    quantize(folder / FILES["onnx"], folder / FILES[name], batches)
+                    quantize(folder / FILES["onnx"], folder / FILES[name], batches, to_nearest=True)
                 yield Pace(name, latency_ms(Predictor(OnnxBackend(folder, name), tokenizer), text))

@@ -46,6 +46,8 @@ def round_weights(graph: Any, moments: dict[str, Floats32]) -> None:
 
 def _shares(moments: Floats32) -> tuple[npt.NDArray[np.intp], Floats64]:
     """Return the order to round rows in, and by how much each of them moves those after it, ``(inputs, inputs)``."""
+    if not np.isfinite(moments).all():
+        raise ValueError("what goes into a product is no number on some texts.")
     squares = np.diag(moments).astype(np.float64)
     order = np.argsort(-squares)  # what counts most is rounded while most rows are left to make up for it
     damped = moments[np.ix_(order, order)] + np.diag(np.full(len(order), DAMPING * squares.mean() or 1.0))
@@ -59,22 +61,22 @@ def _round(weights: Floats32, order: npt.NDArray[np.intp], shares: Floats64) -> 
         Frantar et al. (2023), "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
         algorithm 1.
     """
-    columns = np.arange(weights.shape[1])
     greatest = np.abs(weights).argmax(axis=0)
-    step = np.abs(weights[greatest, columns]).astype(np.float64) / STEPS
-    step[step == 0] = 1.0  # a column of zeros
+    top = np.take_along_axis(weights, greatest[None], axis=0)[0].astype(np.float64)
+    step = np.where(top == 0, 1.0, np.abs(top) / STEPS)
+    turn_of_greatest = np.argsort(order)[greatest]
     left = weights[order].astype(np.float64) / step
     rounded = np.empty_like(left)
     for start in range(0, len(left), BLOCK):
         stop = min(start + BLOCK, len(left))
-        errors = np.empty((stop - start, len(columns)))
+        errors = np.empty((stop - start, left.shape[1]))
         for row in range(start, stop):
-            rounded[row] = left[row].round().clip(-STEPS, STEPS)
+            nearest = left[row].round().clip(-STEPS, STEPS)
+            # The greatest stays: ONNX Runtime computes a column's scale of it, and all others would be between steps.
+            rounded[row] = np.where(turn_of_greatest == row, STEPS * np.sign(top), nearest)
             errors[row - start] = (left[row] - rounded[row]) / shares[row, row]
             left[row + 1 : stop] -= np.outer(shares[row, row + 1 : stop], errors[row - start])
         left[stop:] -= shares[start:stop, stop:].T @ errors
     whole = np.empty_like(rounded)
     whole[order] = rounded
-    # It sets the scale that ONNX Runtime computes; moved by a step, it would put all others between the steps.
-    whole[greatest, columns] = STEPS * np.sign(weights[greatest, columns])
     return np.asarray(whole * step, dtype=np.float32)
