@@ -164,8 +164,9 @@ class _Proof:
             labelled = 0 if self.truth is None else len(self.truth)
             raise ModelError(
                 f"int8 has an accuracy of {ours:.1f} on {labelled:,} labelled texts, {lost:.1f} points less than "
-                f"float32; expected at most {ACCURACY_TOLERANCE:g}. It answers {flips:,} of all texts otherwise. Nothing "
-                "was written; export without int8, or give more labelled texts: of a few hundred, two answers can decide."
+                f"float32; expected at most {ACCURACY_TOLERANCE:g}. It answers {flips:,} of all texts otherwise. "
+                "Nothing was written; export without int8, or give more labelled texts: of a few hundred, two answers "
+                "can decide."
             )
         size = draft.stat().st_size / 1e6
         return Exported(folder / draft.name, size, len(self.texts), difference, flips, ours, torchs)
