@@ -92,11 +92,11 @@ class ModelSettings:
     )
     dropout: float = _setting(0.5, "Share of features dropped in training.", BELOW_ONE)
     max_length: int = _setting(
-        512,
+        256,
         "Pieces encoded at once, if the encoder can; longer texts are read in overlapping windows.",
         PIECES,
     )
-    overlap: int = _setting(64, "Pieces that neighbouring windows share, at most half of one.", NOT_NEGATIVE)
+    overlap: int = _setting(32, "Pieces that neighbouring windows share, at most half of one.", NOT_NEGATIVE)
     vector_size: int = _setting(300, "Width of random word vectors.", POSITIVE)
 
     @property
