@@ -23,8 +23,8 @@ import numpy as np
 import onnxruntime
 
 from bertcnn import Predictor
-from bertcnn.inference.machine import threads
 from bertcnn.inference.onnx.backend import FILES, SLOW_FUSIONS
+from bertcnn.machine import threads
 from bertcnn.settings import BackendName
 from bertcnn.text.tokens import Batch, Pieces
 

@@ -62,7 +62,7 @@ def _product(weights: Any) -> Any:
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 
-    from bertcnn.inference.machine import threads
+    from bertcnn.machine import threads
 
     kind = TensorProto.FLOAT
     graph = helper.make_graph(

@@ -266,7 +266,7 @@ class FastText(System):
 
 
 def _threads() -> int:
-    from bertcnn.inference.machine import threads
+    from bertcnn.machine import threads
 
     return threads()
 

@@ -23,9 +23,9 @@ from bertcnn.inference import predictor as predictor_module
 from bertcnn.inference.certificate import END, START, certify, write_certificate
 from bertcnn.inference.export import export_onnx
 from bertcnn.inference.golden import long_text
-from bertcnn.inference.machine import threads
 from bertcnn.inference.onnx import backend as onnx_backend
 from bertcnn.inference.onnx.backend import FILES, SLOW_FUSIONS, OnnxBackend, open_session
+from bertcnn.machine import threads
 from bertcnn.network.encoder import load_tokenizer
 from bertcnn.network.folder import read_config
 from bertcnn.settings import change

@@ -15,9 +15,9 @@ from bertcnn.arrays import Floats32
 from bertcnn.files import write_whole
 from bertcnn.inference.backend import Backend, Pooled, WrappedBackend
 from bertcnn.inference.golden import long_text
-from bertcnn.inference.machine import has_bf16
 from bertcnn.inference.onnx.backend import FILES
 from bertcnn.inference.predictor import Predictor
+from bertcnn.machine import has_bf16
 from bertcnn.network.folder import MADE_OF, read_config
 from bertcnn.text.tokens import Batch
 

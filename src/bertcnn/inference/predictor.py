@@ -16,10 +16,10 @@ from bertcnn.inference.backend import Backend, WrappedBackend
 from bertcnn.inference.calibration import probabilities_of
 from bertcnn.inference.explaining.winners import parts_of, places_of
 from bertcnn.inference.golden import check_golden
-from bertcnn.inference.machine import has_gpu
 from bertcnn.inference.metrics import Evaluation, decide, evaluate
 from bertcnn.inference.onnx.backend import FILES, OnnxBackend
 from bertcnn.inference.prediction import Prediction, predictions_of
+from bertcnn.machine import has_gpu
 from bertcnn.network.folder import check_folder, check_weights
 from bertcnn.settings import BackendName
 from bertcnn.text.dataset import Examples

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from bertcnn.errors import TrainingError
 from bertcnn.network.encoder import check_pieces, load_tokenizer, states_width
 from bertcnn.network.folder import check_weights
 from bertcnn.network.model import BertCNN, batch_tensors, to_device
+from bertcnn.network.products import OneDnnProducts, are_slow
 from bertcnn.text.tokens import Batch, Pieces, PieceTokenizer, check_texts, make_batch, plan_batches
 
 CACHE_BYTES = 20_000_000_000
@@ -120,10 +121,17 @@ def batch_states(model: BertCNN, batch: Batch, max_tokens: int, *, bf16: bool = 
     # A segment of a long text can be more windows than are good to encode at once; the rest is planned to fit.
     rows = len(ids) if batch.is_plain else max(1, max_tokens // ids.shape[1])
     chunks = [slice(i, i + rows) for i in range(0, len(ids), rows)]
-    with torch.autocast(model.device.type, torch.bfloat16) if bf16 else nullcontext():
+    with _products(model.device, bf16=bf16):
         windows = [model.stitched_states(ids[some], None if mask is None else mask[some], None)[0] for some in chunks]
     states = torch.cat(windows).to(model.dtype)
     return states if batch.is_plain else states.flatten(0, 1)[source]
+
+
+def _products(device: torch.device, *, bf16: bool) -> AbstractContextManager[Any]:
+    """Return in which context an encoder multiplies."""
+    if bf16:
+        return torch.autocast(device.type, torch.bfloat16)
+    return OneDnnProducts() if are_slow(device) else nullcontext()
 
 
 @dataclass(frozen=True)

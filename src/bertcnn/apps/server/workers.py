@@ -31,7 +31,7 @@ from bertcnn.apps.server.limits import ServerSettings
 from bertcnn.apps.server.metrics import SHARED
 from bertcnn.apps.server.middleware import log
 from bertcnn.errors import ModelError, SettingsError
-from bertcnn.inference.machine import has_gpu, threads
+from bertcnn.machine import has_gpu, threads
 from bertcnn.network.folder import check_folder, check_weights
 
 BACKLOG = 2048

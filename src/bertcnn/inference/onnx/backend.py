@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from bertcnn.arrays import Floats32
 from bertcnn.errors import ModelError, reason
 from bertcnn.inference.backend import NO_FILTERS, Backend, Pooled, Spec
-from bertcnn.inference.machine import has_vnni, threads
+from bertcnn.machine import has_vnni, threads
 from bertcnn.network.folder import MADE_OF, WEIGHTS, read_config
 from bertcnn.text.tokens import Batch
 

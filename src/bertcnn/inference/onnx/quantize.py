@@ -14,9 +14,9 @@ import numpy as np
 
 from bertcnn.arrays import Floats32
 from bertcnn.errors import ModelError
-from bertcnn.inference.machine import threads
 from bertcnn.inference.onnx.backend import feed
 from bertcnn.inference.onnx.rounding import round_weights
+from bertcnn.machine import threads
 from bertcnn.text.tokens import Batch
 
 OUTLYING = 1.5

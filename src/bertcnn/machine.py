@@ -1,6 +1,7 @@
 """What the machine has to compute with, told without loading what computes."""
 
 import os
+from functools import cache
 from pathlib import Path
 from shutil import which
 
@@ -15,6 +16,13 @@ def has_bf16() -> bool:
     return "bf16" in _processor()
 
 
+def is_amd_with_avx512() -> bool:
+    """Return whether the processor is known to be AMD's, with products of 512 bits."""
+    said = _processor()
+    return "AuthenticAMD" in said and "avx512f" in said
+
+
+@cache
 def _processor() -> str:
     """Return what the system says of it; nothing where that is not Linux."""
     try:
