@@ -11,6 +11,7 @@ from bertcnn.errors import ModelError
 from bertcnn.inference.backend import NO_FILTERS, Backend, Pooled, Spec
 from bertcnn.network.cnn import TextCNN
 from bertcnn.network.model import BertCNN
+from bertcnn.network.products import products
 from bertcnn.network.states import batch_sizes, batch_states
 from bertcnn.text.tokens import SEGMENT_WINDOWS, Batch
 
@@ -66,9 +67,10 @@ class TorchBackend(Backend):
     def run(self, batches: Iterable[Batch], *, with_states: bool = False) -> Iterator[Pooled]:
         """Yield what is found in each batch, a batch later than computed: a GPU is not waited for between batches."""
         self.model.eval()
+        within = products(self.model.device, bf16=self.bf16)
         waiting: tuple[Batch, Tensor, Tensor, Tensor | None] | None = None
         for batch in batches:
-            states = self.model.head.mix(batch_states(self.model, batch, self.max_tokens, bf16=self.bf16))
+            states = self.model.head.mix(batch_states(self.model, batch, self.max_tokens, within=within))
             mask = torch.from_numpy(batch.source_mask).to(states.device)
             found = (batch, *self.model.head.cnn(states, mask), states if with_states else None)
             if waiting is not None:

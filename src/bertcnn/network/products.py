@@ -1,24 +1,34 @@
-"""Products of an encoder that is only run, by oneDNN where torch's own are slow.
+"""How an encoder that is only run multiplies: in bfloat16, by torch, or by oneDNN where torch's own products are slow.
 
 torch multiplies float32 matrices by MKL, which on AMD's processors uses half of the width of AVX-512. oneDNN, which
 comes with torch and serves its compiler, uses all of it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from bertcnn.machine import is_amd_with_avx512
 
-Packed = tuple[tuple[int, int], Tensor]
-"""What tells whether weights were changed since, and the weights as oneDNN lays them out."""
+FEWEST_ROWS = 256
+"""For fewer, laying out the weights takes longer than the product gains."""
 
-_packed = WeakTensorKeyDictionary()
+
+def products(device: torch.device, *, bf16: bool = False) -> AbstractContextManager[Any]:
+    """Return what to enter while an encoder is run, again for each batch of a pass in which its weights stay the same.
+
+    Args:
+        device: Of the encoder.
+        bf16: Multiply bfloat16 numbers. Sums and normalization are in float32.
+    """
+    if bf16:
+        return torch.autocast(device.type, torch.bfloat16)
+    return OneDnnProducts() if are_slow(device) else nullcontext()
 
 
 def are_slow(device: torch.device) -> bool:
@@ -34,8 +44,13 @@ def are_slow(device: torch.device) -> bool:
 class OneDnnProducts(TorchFunctionMode):
     """Within it, linear layers in float32 that need no gradient are multiplied by oneDNN.
 
-    The sums are of the same numbers in another order. Weights are kept once more, as oneDNN lays them out.
+    The sums are of the same numbers in another order. It keeps the weights as oneDNN lays them out, and cannot see
+    when they change: fused optimizers tell nobody. So it serves for one pass.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._packed: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_function__(
         self,
@@ -47,21 +62,17 @@ class OneDnnProducts(TorchFunctionMode):
         """Compute what torch is asked for."""
         if func is functional.linear and not kwargs and not torch.is_grad_enabled():
             values, weight, *bias = args
-            if _suits(values) and _suits(weight) and not weight.is_inference():
-                packed = _packed_of(weight)
+            if _are_float32(values, weight) and values.numel() >= FEWEST_ROWS * weight.shape[1]:
+                packed = self._packed_of(weight)
                 return torch.ops.mkldnn._linear_pointwise(values, packed, bias[0] if bias else None, "none", [], "")
         return func(*args, **(kwargs or {}))
 
+    def _packed_of(self, weight: Tensor) -> Tensor:
+        if id(weight) not in self._packed:
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+            self._packed[id(weight)] = weight, packed  # both: the number is another's once a tensor is gone
+        return self._packed[id(weight)][1]
 
-def _suits(tensor: Tensor) -> bool:
-    is_plain = tensor.dtype is torch.float32 and tensor.device.type == "cpu" and tensor.layout is torch.strided
-    return is_plain and tensor.ndim >= 2 and tensor.numel() > 0  # rows and columns
 
-
-def _packed_of(weight: Tensor) -> Tensor:
-    now = (weight._version, weight.data_ptr())
-    known: Packed | None = _packed.get(weight)  # type: ignore[no-untyped-call]
-    if known is None or known[0] != now:
-        known = now, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
-        _packed[weight] = known
-    return known[1]
+def _are_float32(*tensors: Tensor) -> bool:
+    return all(one.dtype is torch.float32 and one.layout is torch.strided for one in tensors)

@@ -28,7 +28,7 @@ from bertcnn.errors import TrainingError
 from bertcnn.network.encoder import check_pieces, load_tokenizer, states_width
 from bertcnn.network.folder import check_weights
 from bertcnn.network.model import BertCNN, batch_tensors, to_device
-from bertcnn.network.products import OneDnnProducts, are_slow
+from bertcnn.network.products import products
 from bertcnn.text.tokens import Batch, Pieces, PieceTokenizer, check_texts, make_batch, plan_batches
 
 CACHE_BYTES = 20_000_000_000
@@ -79,12 +79,13 @@ def stream_states(model: BertCNN, pieces: Pieces, *, pad_id: int, bf16: bool = F
         A batch and its stitched states, float ``(B, T, S)``, on the model's device.
     """
     budget, overhead = batch_sizes(model)
+    within = products(model.device, bf16=bf16)
     model.eval()
     plans = plan_batches(pieces.lengths, model.config.windowing, max_tokens=budget, overhead_tokens=overhead, reach=0)
     for parts in plans:
         batch = make_batch(pieces, parts, pad_id=pad_id)
         with torch.inference_mode():
-            states = batch_states(model, batch, budget, bf16=bf16)
+            states = batch_states(model, batch, budget, within=within)
         yield batch, states  # outside: a generator that waits would leave its caller in the mode
 
 
@@ -104,14 +105,20 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_compute_alone)
 
 
-def batch_states(model: BertCNN, batch: Batch, max_tokens: int, *, bf16: bool = False) -> Tensor:
+def batch_states(
+    model: BertCNN,
+    batch: Batch,
+    max_tokens: int,
+    *,
+    within: AbstractContextManager[Any] = nullcontext(),  # noqa: B008  # it holds nothing
+) -> Tensor:
     """Return the stitched states of a batch, float ``(B, T, S)``, on the model's device.
 
     Args:
         model: Its encoder is run, on the device it is on.
         batch: What to encode.
         max_tokens: Padded pieces at once, of a long text's windows.
-        bf16: Whether products are of bfloat16 numbers. Sums, normalization and what is returned are not.
+        within: How the encoder multiplies, of :func:`~bertcnn.network.products.products`.
     """
     global _has_computed  # of the process, as the threads are
     _has_computed = True
@@ -121,17 +128,10 @@ def batch_states(model: BertCNN, batch: Batch, max_tokens: int, *, bf16: bool = 
     # A segment of a long text can be more windows than are good to encode at once; the rest is planned to fit.
     rows = len(ids) if batch.is_plain else max(1, max_tokens // ids.shape[1])
     chunks = [slice(i, i + rows) for i in range(0, len(ids), rows)]
-    with _products(model.device, bf16=bf16):
+    with within:
         windows = [model.stitched_states(ids[some], None if mask is None else mask[some], None)[0] for some in chunks]
     states = torch.cat(windows).to(model.dtype)
     return states if batch.is_plain else states.flatten(0, 1)[source]
-
-
-def _products(device: torch.device, *, bf16: bool) -> AbstractContextManager[Any]:
-    """Return in which context an encoder multiplies."""
-    if bf16:
-        return torch.autocast(device.type, torch.bfloat16)
-    return OneDnnProducts() if are_slow(device) else nullcontext()
 
 
 @dataclass(frozen=True)
