@@ -461,8 +461,8 @@ def _bars(axes: Any, found: Measured, corpus: str) -> None:
     _draw(axes, [name for name, _ in shown], middles, spread, most=limit)
     axes.axvline(limit, color=LINE, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
     axes.annotate(
-        "fp32 products\nalone, depth 3", (limit, len(shown) - 0.5), (4, 2), textcoords="offset points",
-        size=7.5, color=LINE, va="bottom", ha="left",
+        "fp32 products\nalone, depth 3", (limit, len(shown) - 0.5), (-4, 2), textcoords="offset points",
+        size=7.5, color=LINE, va="bottom", ha="right",
     )  # fmt: skip
     axes.set_title(f"{corpus.capitalize()} texts, {size['all'] / size['texts']:,.0f} pieces", loc="left", weight="bold")
     floor = rates(found, FLOOR, corpus, pieces=True)
