@@ -132,9 +132,9 @@ def reading(model: Path, source: str, **said: str | None) -> DataSettings:
         said: Of ``text``, ``label``, ``separator``, ``delimiter``, ``encoding`` those that the command has; None where
             nothing was said.
     """
-    given = {name: value for name, value in said.items() if value is not None}
     from bertcnn.text.columns import has_columns
 
+    given = {name: value for name, value in said.items() if value is not None}
     plain = change(Settings(), given).data
     if source == "-" or source.startswith(("hf:", "builtin:")):
         return plain

@@ -4,12 +4,13 @@ torch multiplies float32 matrices by MKL, which on AMD's processors uses half of
 comes with torch and serves its compiler, uses all of it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -62,7 +63,7 @@ class OneDnnProducts(TorchFunctionMode):
         """Compute what torch is asked for."""
         if func is functional.linear and not kwargs and not torch.is_grad_enabled():
             values, weight, *bias = args
-            if _are_float32(values, weight) and values.numel() >= FEWEST_ROWS * weight.shape[1]:
+            if _suit(values, weight):
                 packed = self._packed_of(weight)
                 return torch.ops.mkldnn._linear_pointwise(values, packed, bias[0] if bias else None, "none", [], "")
         return func(*args, **(kwargs or {}))
@@ -74,5 +75,18 @@ class OneDnnProducts(TorchFunctionMode):
         return self._packed[id(weight)][1]
 
 
-def _are_float32(*tensors: Tensor) -> bool:
-    return all(one.dtype is torch.float32 and one.layout is torch.strided for one in tensors)
+def operations() -> dict[Any, Callable[..., int]]:
+    """Return what torch's counter of operations does not know, and how to count it from shapes."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return {}
+    return {torch.ops.mkldnn._linear_pointwise: _linear_operations}
+
+
+def _linear_operations(values: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
+    return 2 * math.prod(values) * out_shape[-1]
+
+
+def _suit(values: Tensor, weight: Tensor) -> bool:
+    are_float32 = all(one.dtype is torch.float32 and one.layout is torch.strided for one in (values, weight))
+    # Weights that are no parameters may be computed anew for each call, and all of them would be kept.
+    return are_float32 and isinstance(weight, nn.Parameter) and values.numel() >= FEWEST_ROWS * weight.shape[1]

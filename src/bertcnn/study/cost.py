@@ -1,6 +1,5 @@
 """What a system costs: seconds, operations, parameters, bytes."""
 
-import math
 import statistics
 import sys
 import time
@@ -93,20 +92,15 @@ def _peak() -> float | None:
 def _flops(system: Any, texts: Sequence[str]) -> float | None:
     if not hasattr(system, "trained_") and not any(hasattr(step, "model_") for _, step in getattr(system, "steps", [])):
         return None
-    import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    # The plain form of attention: the counter does not know the fused ones of every device, nor oneDNN's products.
-    has_it = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    known = {torch.ops.mkldnn._linear_pointwise: _linear_flops} if has_it else {}
-    with FlopCounterMode(display=False, custom_mapping=known) as counter, sdpa_kernel(SDPBackend.MATH):
+    from bertcnn.network.products import operations
+
+    # The plain form of attention: the counter does not know the fused ones of every device.
+    with FlopCounterMode(display=False, custom_mapping=operations()) as counter, sdpa_kernel(SDPBackend.MATH):
         system.predict_proba(list(dict.fromkeys(texts)))
     return float(counter.get_total_flops() / len(set(texts)))
-
-
-def _linear_flops(values: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
-    return 2 * math.prod(values) * out_shape[-1]
 
 
 def _size(system: Any) -> tuple[int | None, float | None]:

@@ -148,7 +148,7 @@ def label_cell(row: Row, column: str) -> Any:
         DataError: A column of one label holds neither 0 nor 1.
     """
     parts = parts_of(row, column)
-    if not has_marks(row, column):
+    if len(parts) == 1:
         return cell_of(row, parts[0])
     cells = {part: cell_of(row, part) for part in parts}
     marks = {part: "" if is_missing(cell) else str(cell).strip().casefold() for part, cell in cells.items()}
